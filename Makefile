@@ -1,0 +1,80 @@
+# Every target sets itself up: a .venv in the project, from pinned and hash-checked requirements, re-used the next time.
+# Needs Python 3.11 or newer, git and make. A particular Python: make test PYTHON=/path/to/python3
+# Arguments for a target: make test ARGS="-k distance"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench lock clean
+
+PYTHON ?=
+ARGS ?=
+BIN := .venv/bin
+# --only-binary: a source archive would fetch unpinned build tools.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+INSTALL_PINNED := $(INSTALL) --require-hashes --only-binary=:all: -r
+INSTALL_PROJECT := $(INSTALL) --no-deps --no-build-isolation --editable .
+
+help:  ## show the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
+
+demo: .venv/.run  ## measure a vascular phantom of known diameters and show where the report lies
+	@$(BIN)/voxcaliper demo $(ARGS)
+
+test: .venv/.dev  ## run the tests
+	@$(BIN)/python -m pytest tests $(ARGS)
+
+lint: .venv/.dev  ## check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: .venv/.dev  ## time the kernels, the peers and a whole run
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## remove .venv and the caches
+	rm -rf .venv .lock build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The smallest set that runs the program, for the demo; .dev is a superset with the same pins.
+.venv/.run: .venv/.made requirements-run.txt pyproject.toml
+	@echo "installing what voxcaliper runs on (a minute or two the first time) ..."
+	@$(INSTALL_PINNED) requirements-run.txt
+	@$(INSTALL_PROJECT)
+	@touch $@
+
+.venv/.dev: .venv/.made requirements.txt pyproject.toml
+	@echo "installing what voxcaliper and its tests need (a few minutes the first time) ..."
+	@$(INSTALL_PINNED) requirements.txt
+	@$(INSTALL_PROJECT)
+	@touch $@ .venv/.run
+
+.venv/.made:
+	@for python in $(if $(PYTHON),"$(PYTHON)",python3.13 python3.12 python3.11 python3); do \
+	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "setting up .venv with $$("$$python" --version) ..."; \
+	        "$$python" -m venv --clear .venv; \
+	        touch $@; \
+	        exit 0; \
+	    fi; \
+	done; \
+	echo "voxcaliper needs Python 3.11 or newer with its venv module, and found none:" \
+	    "install it, or name it with PYTHON=/path/to/python3." >&2; \
+	exit 1
+
+# Pins for the oldest Python that is supported, so that the same versions install on the newer ones. The user's pip
+# settings are left out: hashes must be those of the public index. Pins stay as they are; to renew: ARGS=--upgrade
+COMPILE := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= CUSTOM_COMPILE_COMMAND="make lock" \
+    .lock/bin/pip-compile --quiet --generate-hashes --all-build-deps --allow-unsafe --strip-extras --no-annotate \
+    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+lock:  ## renew requirements*.txt from pyproject.toml (needs python3.11; ARGS=--upgrade for new versions)
+	@echo "resolving requirements (minutes) ..."
+	@python3.11 -m venv --clear .lock
+	@.lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools==7.6.2
+	@$(COMPILE) $(ARGS) --extra bench --extra dev --output-file requirements.txt pyproject.toml
+	@cp requirements.txt requirements-run.txt
+	@$(COMPILE) --output-file requirements-run.txt pyproject.toml
+	@rm -rf .lock

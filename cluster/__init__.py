@@ -1,0 +1,1 @@
+"""Where runs run: workers and schedulers. Knows no voxel."""

@@ -1,0 +1,23 @@
+"""Errors a user can act on: one plain sentence that names the file, what was found and what to do."""
+
+from __future__ import annotations
+
+
+class VoxcaliperError(Exception):
+    """A problem the user can mend. Its message is the whole report; the command line prints it and exits with 1."""
+
+
+class InputError(VoxcaliperError):
+    """A volume, option or configuration that cannot be used as it is."""
+
+
+class StorageError(VoxcaliperError):
+    """A store that cannot be read or written: missing or corrupt chunk, full disk, no permission."""
+
+
+class PlanError(VoxcaliperError):
+    """Work that does not fit the workers; the message spells out the sum."""
+
+
+class RunError(VoxcaliperError):
+    """A run folder that cannot be started, resumed or opened."""

@@ -1,0 +1,116 @@
+"""Boxes, blocks and voxel sizes: the integer geometry every station shares. Axes are always (z, y, x)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pipeline.errors import InputError
+
+Index = tuple[int, int, int]
+"""A voxel position, a shape or a block index, (z, y, x)."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Half-open box of voxels: start ≤ voxel < stop, (z, y, x)."""
+
+    start: Index
+    stop: Index
+
+    @property
+    def shape(self) -> Index:
+        z, y, x = (hi - lo for lo, hi in zip(self.start, self.stop, strict=True))
+        return z, y, x
+
+    @property
+    def voxels(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        z, y, x = (slice(lo, hi) for lo, hi in zip(self.start, self.stop, strict=True))
+        return z, y, x
+
+    def squared_distance(self, other: Box, weights: Index) -> int:
+        """Least weighted squared distance between a voxel centre of this box and one of the other."""
+        total = 0
+        for lo, hi, other_lo, other_hi, weight in zip(
+            self.start, self.stop, other.start, other.stop, weights, strict=True
+        ):
+            gap = max(0, other_lo - (hi - 1), lo - (other_hi - 1))
+            total += weight * gap * gap
+        return total
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """The blocks a volume is cut into; the last one of an axis may be smaller.
+
+    shape : voxels of the volume (z, y, x).
+    block_shape : voxels of a whole block (z, y, x).
+    """
+
+    shape: Index
+    block_shape: Index
+
+    @property
+    def counts(self) -> Index:
+        """Number of blocks along each axis (z, y, x)."""
+        z, y, x = (-(-n // b) for n, b in zip(self.shape, self.block_shape, strict=True))
+        return z, y, x
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def __iter__(self) -> Iterator[Index]:
+        """Block indices in C order."""
+        counts_z, counts_y, counts_x = self.counts
+        return ((z, y, x) for z in range(counts_z) for y in range(counts_y) for x in range(counts_x))
+
+    def box(self, block: Index) -> Box:
+        """The voxels of a block, in the coordinates of the volume."""
+        start_z, start_y, start_x = (i * b for i, b in zip(block, self.block_shape, strict=True))
+        stop_z, stop_y, stop_x = (
+            min((i + 1) * b, n) for i, b, n in zip(block, self.block_shape, self.shape, strict=True)
+        )
+        return Box((start_z, start_y, start_x), (stop_z, stop_y, stop_x))
+
+
+@dataclass(frozen=True)
+class VoxelSize:
+    """The spacing of voxel centres, in µm (z, y, x), and the integers that make squared distances exact.
+
+    spacing = n · unit with integers n without a common divisor, so the squared distance in units of
+    unit_um² is the integer Σ weight·d² with weight = n². Isotropic voxels have the weights (1, 1, 1).
+    """
+
+    um: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(v) and v > 0 for v in self.um):
+            raise InputError(
+                f"The voxel size must be three positive lengths in µm (z, y, x), but {self.um} was found;"
+                " give it as --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7."
+            )
+
+    def _integers(self) -> tuple[tuple[int, int, int], Fraction]:
+        # The decimal text of a float is what its author wrote: 0.7 is 7/10, not its binary neighbour.
+        exact = [Fraction(repr(float(v))) for v in self.um]
+        scale = math.lcm(*(f.denominator for f in exact))
+        n_z, n_y, n_x = (int(f * scale) for f in exact)
+        divisor = math.gcd(n_z, n_y, n_x)
+        return (n_z // divisor, n_y // divisor, n_x // divisor), Fraction(divisor, scale)
+
+    @property
+    def weights(self) -> Index:
+        """Squared spacing in units of unit_um² (z, y, x), integers."""
+        n_z, n_y, n_x = self._integers()[0]
+        return n_z * n_z, n_y * n_y, n_x * n_x
+
+    @property
+    def unit_um(self) -> float:
+        """The length whose square is the unit of all squared distances, in µm."""
+        return float(self._integers()[1])

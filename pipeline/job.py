@@ -1,0 +1,72 @@
+"""What every task of a thickness run knows: a small, picklable description, no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InputError
+from pipeline.geometry import BlockGrid, Index, VoxelSize
+from pipeline.ledger import Ledger
+from pipeline.volume.foreground import Foreground
+from pipeline.volume.opening import Volume
+from pipeline.volume.writing import Multiscale
+
+Border = Literal["unknown", "closed"]
+MapKind = Literal["thickness", "squared-radius", "none"]
+
+# A squared distance is formed between any voxel of a tile or cell and any centre; their boxes may stick out of the
+# volume by less than this.
+OVERHANG_VOXELS = 64
+
+
+def distance_dtype(shape: Index, voxel_size: VoxelSize) -> np.dtype[np.int32] | np.dtype[np.int64]:
+    """The smallest integer type that holds every squared distance of a volume, in units of unit_um².
+
+    Raises InputError where int64 minus the bits of a brick position (2^53) is not enough.
+    """
+    largest = sum(w * (n + OVERHANG_VOXELS) ** 2 for w, n in zip(voxel_size.weights, shape, strict=True))
+    if largest < 2**31:
+        return np.dtype(np.int32)
+    if largest < 2**53:
+        return np.dtype(np.int64)
+    raise InputError(
+        f"The voxel size {voxel_size.um} µm has too many digits: in steps of {voxel_size.unit_um:g} µm the squared"
+        f" distances of a volume of {shape} voxels exceed 2^53; round it, for example to four digits."
+    )
+
+
+@dataclass(frozen=True)
+class ThicknessJob:
+    """One thickness run as its tasks see it.
+
+    mask : the volume that is read; foreground : which of its values are foreground; regions : labels of the same
+    grid, or None. border : what lies outside of the volume. grid : the blocks. map : where the map goes, or None.
+    """
+
+    mask: Volume
+    foreground: Foreground
+    regions: Volume | None
+    voxel_size: VoxelSize
+    border: Border
+    grid: BlockGrid
+    ledger: Ledger
+    map: Multiscale | None
+    map_kind: MapKind
+
+    @property
+    def weights(self) -> Index:
+        return self.voxel_size.weights
+
+    @property
+    def dtype(self) -> npt.DTypeLike:
+        return distance_dtype(self.grid.shape, self.voxel_size)
+
+
+def ledger_of(run: Path) -> Ledger:
+    """The ledger in a run folder."""
+    return Ledger(run / "ledger")

@@ -1,0 +1,17 @@
+"""The one place that knows numba's flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+from numba import njit
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a serial kernel that releases the GIL, so that threads of one worker run blocks side by side."""
+    compiled = njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")(function)
+    return cast(Callable[P, R], compiled)

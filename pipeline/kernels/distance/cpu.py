@@ -1,0 +1,242 @@
+"""Distance kernels for the CPU. The algorithm stands in the package's docstring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.kernels.accelerate import kernel
+
+Distances = npt.NDArray[Any]
+"""int32 or int64 squared distances."""
+
+# Columns are copied to a transposed tile of this many neighbours, so that memory is read in whole cache lines.
+TILE_COLUMNS = 16
+
+
+def unreached(dtype: npt.DTypeLike) -> int:
+    """The value that stands for "no background found yet"; every real distance is smaller."""
+    return int(np.iinfo(np.dtype(dtype)).max)
+
+
+@kernel
+def distance_along_lines(mask: npt.NDArray[np.uint8], weight: int, infinity: int, out: Distances) -> None:
+    """Squared distance to the nearest background voxel of the same x-line of the block, into out (z, y, x)."""
+    size_z, size_y, size_x = mask.shape
+    for z in range(size_z):
+        for y in range(size_y):
+            steps = np.int64(-1)
+            for x in range(size_x):
+                if mask[z, y, x] == 0:
+                    steps = np.int64(0)
+                    out[z, y, x] = 0
+                elif steps >= 0:
+                    steps += 1
+                    out[z, y, x] = weight * steps * steps
+                else:
+                    out[z, y, x] = infinity
+            steps = np.int64(-1)
+            for k in range(size_x):
+                x = size_x - 1 - k
+                if mask[z, y, x] == 0:
+                    steps = np.int64(0)
+                elif steps >= 0:
+                    steps += 1
+                    value = weight * steps * steps
+                    if value < out[z, y, x]:
+                        out[z, y, x] = value
+
+
+@kernel
+def _envelope_of_column(
+    heights: npt.NDArray[np.int64],
+    out: npt.NDArray[np.int64],
+    n: int,
+    weight: int,
+    infinity: int,
+    apex: npt.NDArray[np.int64],
+    start: npt.NDArray[np.int64],
+) -> None:
+    """Lower envelope of the parabolas heights[i] + weight·(p − i)² at p = 0 … n−1.
+
+    A background voxel (height 0) is a wall: runs between two of them are independent, which keeps the stack short.
+    """
+    begin = 0
+    while begin < n:
+        if heights[begin] == 0:
+            out[begin] = 0
+            begin += 1
+            continue
+        end = begin
+        while end < n and heights[end] != 0:
+            end += 1
+        first = begin - 1 if begin > 0 else begin
+        last = end if end < n else end - 1
+        top = -1
+        for j in range(first, last + 1):
+            height = heights[j]
+            if height >= infinity:
+                continue
+            # The newcomer hides every parabola that it undercuts where that one's reign begins.
+            while top >= 0:
+                i = apex[top]
+                s = start[top]
+                if height + weight * (s - j) * (s - j) <= heights[i] + weight * (s - i) * (s - i):
+                    top -= 1
+                else:
+                    break
+            if top < 0:
+                top = 0
+                apex[0] = j
+                start[0] = begin
+            else:
+                i = apex[top]
+                rise = height - heights[i] + weight * (j * j - i * i)
+                s = -((-rise) // (2 * weight * (j - i)))
+                if s < end:
+                    top += 1
+                    apex[top] = j
+                    start[top] = s
+        if top < 0:
+            for p in range(begin, end):
+                out[p] = infinity
+        for k in range(top + 1):
+            i = apex[k]
+            height = heights[i]
+            stop = start[k + 1] if k < top else end
+            for p in range(start[k], stop):
+                out[p] = height + weight * (p - i) * (p - i)
+        begin = end
+
+
+@kernel
+def envelope_along_columns(distances: Distances, weight: int, infinity: int) -> None:
+    """Replace every column of distances (outer, n, inner) by its lower envelope, in place."""
+    outer, n, inner = distances.shape
+    heights = np.empty((TILE_COLUMNS, n), np.int64)
+    lowered = np.empty((TILE_COLUMNS, n), np.int64)
+    apex = np.empty(n + 1, np.int64)
+    start = np.empty(n + 1, np.int64)
+    for o in range(outer):
+        for first in range(0, inner, TILE_COLUMNS):
+            columns = min(TILE_COLUMNS, inner - first)
+            for j in range(n):
+                for c in range(columns):
+                    heights[c, j] = distances[o, j, first + c]
+            for c in range(columns):
+                _envelope_of_column(heights[c], lowered[c], n, weight, infinity, apex, start)
+            for j in range(n):
+                for c in range(columns):
+                    distances[o, j, first + c] = lowered[c, j]
+
+
+@kernel
+def export_parabolas(
+    distances: Distances, weight: int, infinity: int, reach: int, from_high_face: bool, fill: bool,
+    counts: npt.NDArray[np.uint32], depth: npt.NDArray[np.uint16], height: Distances,
+) -> int:  # fmt: skip
+    """The parabolas of every column that are lowest somewhere beyond one face, nearest reign first.
+
+    distances : (outer, n, inner). reach : voxels of the volume beyond the face.
+    Called twice: fill=False counts into counts (outer·inner), fill=True writes depth (voxels from the face
+    voxel, 0 = on it) and height of all columns one after the other. Returns the number of parabolas.
+    """
+    outer, n, inner = distances.shape
+    apex = np.empty(n + 1, np.int64)
+    start = np.empty(n + 1, np.int64)
+    total = 0
+    for o in range(outer):
+        for c in range(inner):
+            top = -1
+            # Positions count into the block: the face voxel is 0, the voxels beyond are −1 … −reach.
+            for j in range(n):
+                row = n - 1 - j if from_high_face else j
+                value = np.int64(distances[o, row, c])
+                if value >= infinity:
+                    continue
+                lowest = top < 0
+                if not lowest:
+                    i = apex[top]
+                    other = np.int64(distances[o, n - 1 - i if from_high_face else i, c])
+                    lowest = value + weight * (j + 1) * (j + 1) < other + weight * (i + 1) * (i + 1)
+                if lowest:
+                    while top >= 0:
+                        i = apex[top]
+                        s = start[top]
+                        other = np.int64(distances[o, n - 1 - i if from_high_face else i, c])
+                        if value + weight * (s - j) * (s - j) <= other + weight * (s - i) * (s - i):
+                            top -= 1
+                        else:
+                            break
+                    if top < 0:
+                        top = 0
+                        apex[0] = j
+                        start[0] = -reach
+                    else:
+                        i = apex[top]
+                        other = np.int64(distances[o, n - 1 - i if from_high_face else i, c])
+                        rise = value - other + weight * (j * j - i * i)
+                        top += 1
+                        apex[top] = j
+                        start[top] = -((-rise) // (2 * weight * (j - i)))
+                if value == 0:
+                    break  # nothing behind a background voxel can be nearer
+            column = o * inner + c
+            if fill:
+                for k in range(top + 1):
+                    i = apex[top - k]
+                    depth[total + k] = i
+                    height[total + k] = distances[o, n - 1 - i if from_high_face else i, c]
+            else:
+                counts[column] = top + 1
+            total += top + 1
+    return total
+
+
+@kernel
+def relax_parabolas(
+    distances: Distances, weight: int, gap: int, from_high_side: bool,
+    counts: npt.NDArray[np.uint32], depth: npt.NDArray[np.uint16], height: Distances,
+) -> None:  # fmt: skip
+    """Lower every column of distances (outer, n, inner) by the parabolas that another block exported to it, in place.
+
+    gap : distance in voxels between this block's face voxel and the exporting block's face voxel.
+    The difference of two parabolas of one width is linear, so once the column is lower than all of them it stays so.
+    """
+    outer, n, inner = distances.shape
+    first = 0
+    for o in range(outer):
+        for c in range(inner):
+            last = first + np.int64(counts[o * inner + c]) - 1
+            k = first
+            if last >= first:
+                for e in range(n):
+                    row = n - 1 - e if from_high_side else e
+                    d = e + gap + np.int64(depth[k])
+                    value = height[k] + weight * d * d
+                    while k < last:
+                        d = e + gap + np.int64(depth[k + 1])
+                        other = height[k + 1] + weight * d * d
+                        if other > value:
+                            break
+                        value = other
+                        k += 1
+                    if value >= distances[o, row, c]:
+                        break
+                    distances[o, row, c] = value
+            first = last + 1
+
+
+@kernel
+def relax_wall(distances: Distances, weight: int, gap: int, from_high_side: bool) -> None:
+    """Lower every column of distances (outer, n, inner) by a wall of background gap voxels before its face voxel."""
+    outer, n, inner = distances.shape
+    for e in range(n):
+        row = n - 1 - e if from_high_side else e
+        value = weight * (e + gap) * (e + gap)
+        for o in range(outer):
+            for c in range(inner):
+                if value < distances[o, row, c]:
+                    distances[o, row, c] = value

@@ -1,0 +1,90 @@
+"""The ledger of a run: which block of which stage is done, and what it left behind.
+
+    ledger/<stage>/<z>/<y>.<x>.parcel   one per finished task: its receipt and, for other blocks, its results
+    ledger/<stage>.json                 one per finished stage: what all its receipts add up to
+
+Every file appears by renaming, so that killing any process at any moment leaves only whole files and *.partial
+ones. A stage's parcels may be removed once the stage is finished and nobody reads them any more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from pipeline.errors import StorageError
+from pipeline.geometry import Index
+from pipeline.parcels import Parcel, open_parcel, write_parcel
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where a run keeps its receipts. folder : the `ledger` folder of the run."""
+
+    folder: Path
+
+    def path(self, stage: str, block: Index) -> Path:
+        z, y, x = block
+        return self.folder / stage / str(z) / f"{y}.{x}.parcel"
+
+    def commit(self, stage: str, block: Index, summary: Mapping[str, Any], arrays: Mapping[str, Any]) -> int:
+        """File the receipt of a finished task; returns its size in bytes."""
+        return write_parcel(self.path(stage, block), summary, arrays)
+
+    def receipt(self, stage: str, block: Index) -> Parcel:
+        """The receipt of a task that an earlier stage has finished."""
+        try:
+            return open_parcel(self.path(stage, block))
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"The intermediate file {self.path(stage, block)} is missing;"
+                " run `voxcaliper resume` on the run folder to make it again."
+            ) from error
+
+    def read(self, stage: str, block: Index, name: str) -> npt.NDArray[Any]:
+        return self.receipt(stage, block).read(name)
+
+    def finished_tasks(self, stage: str) -> Iterator[tuple[Index, Parcel]]:
+        """Receipts on disk; a damaged one counts as not done."""
+        for path in sorted((self.folder / stage).glob("*/*.parcel")):
+            y, x = path.name.split(".")[:2]
+            try:
+                yield (int(path.parent.name), int(y), int(x)), open_parcel(path)
+            except StorageError:
+                continue
+
+    def finish_stage(self, stage: str, totals: Mapping[str, Any]) -> None:
+        write_json(self.folder / f"{stage}.json", totals)
+
+    def stage_totals(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage added up to; None while it is not finished."""
+        try:
+            content: dict[str, Any] = json.loads((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return content
+
+    def forget(self, stage: str) -> None:
+        """Remove a finished stage's parcels."""
+        shutil.rmtree(self.folder / stage, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what killed tasks were writing."""
+        for orphan in self.folder.glob("**/*.partial"):
+            orphan.unlink(missing_ok=True)

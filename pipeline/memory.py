@@ -1,0 +1,68 @@
+"""Memory of a task: a sum over the block's voxels that does not contain the radius.
+
+With S bytes per squared distance (4, or 8 for very large weights), V voxels in the block and C voxels in its largest
+face, the most that a task holds at once is, beside FIXED_BYTES:
+
+    mask          reading (a few pieces and chunks of the source) + V, then V·(1 + S) + faces
+    distance-y/z  V·(1 + S) distances and mask + V·(S + 2) parabolas (at most one a voxel) + faces
+    centres       the same while parabolas are imported, then V·(2 + S) + one cell of centres
+    thickness     V·(1 + S) + V·(S + 2) centres of one batch, then the map while it is encoded
+    pyramid       one block of the coarser level and 2 × 2 × 2 chunks of the finer one
+    faces         C·2·(2·4 + S + 2): counts on two sides, and up to one parabola a column more
+
+so 11 V while distances are swept and about 13 V while a float32 map is written, when S = 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline.geometry import Index
+from pipeline.job import ThicknessJob, distance_dtype
+from pipeline.kernels.centres import CELL
+from pipeline.thickness import batch_bytes
+from pipeline.volume.opening import Volume
+from pipeline.volume.writing import reduce_block_bytes, write_block_bytes
+
+FIXED_BYTES = 64 << 20
+"""Pieces in the hands of codecs, containment tables, Python objects."""
+WORKER_BYTES = 450 << 20
+"""An idle worker process: Python, numba, Zarr, Dask and compiled kernels."""
+
+
+def _source_bytes(volume: Volume, block_shape: Index) -> int:
+    """Most that reading a block piece by piece takes at once."""
+    shape = (min(block_shape[0], volume.shape[0]), *block_shape[1:])
+    plane = math.prod(shape[1:]) * np.dtype(volume.dtype).itemsize
+    layers = max(volume.chunk_shape[0], min(shape[0], (32 << 20) // max(1, plane)))
+    return volume.read_bytes((min(shape[0], layers), shape[1], shape[2]))
+
+
+def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
+    """Most memory a task of each stage takes, in bytes, beside an idle worker."""
+    shape = tuple(min(b, n) for b, n in zip(job.grid.block_shape, job.grid.shape, strict=True))
+    block: Index = (shape[0], shape[1], shape[2])
+    voxels = math.prod(block)
+    face = voxels // min(block)
+    size = distance_dtype(job.grid.shape, job.voxel_size).itemsize
+    faces = face * 2 * (2 * 4 + size + 2)
+    swept = voxels * (1 + size)
+    cell = min(voxels, CELL**3) * 2 * (size + 2)
+    gathered = swept + batch_bytes(voxels, job.dtype) + cell
+    written = voxels * size + (write_block_bytes(job.grid.block_shape, job.map.dtype) if job.map else 0)
+    if job.map and np.dtype(job.map.dtype).itemsize != size:
+        written += voxels * np.dtype(job.map.dtype).itemsize
+    tallied = swept + (job.regions.read_bytes(block) if job.regions else 0)
+    stages = {
+        "mask": max(_source_bytes(job.mask, block) + voxels, swept) + faces,
+        "distance-y": swept + voxels * (size + 2) + faces,
+        "distance-z": swept + voxels * (size + 2) + faces,
+        "centres": swept + max(voxels * (size + 2) + faces, voxels + cell),
+        "thickness": max(gathered, tallied, written),
+    }
+    if job.map and len(job.map.level_shapes) > 1:
+        stages["pyramid"] = reduce_block_bytes(job.map.block_shape, job.map.dtype)
+    return {name: value + FIXED_BYTES for name, value in stages.items()}

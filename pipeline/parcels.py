@@ -1,0 +1,141 @@
+"""Parcels: what one task leaves behind for others, in one checksummed file that appears whole or not at all.
+
+A parcel holds a small summary (JSON) and named arrays. Arrays are cut into pieces of at most PIECE_BYTES, each a
+zstd frame with its own content checksum, so writing needs no second copy of an array and a reader fetches only the
+arrays it names. The file is written under a temporary name and renamed: a parcel that exists is complete, which
+makes it the receipt of its task as well.
+
+    zstd frames … | footer: JSON {summary, arrays: {name: {dtype, shape, pieces: [[offset, bytes], …]}}} | tail
+
+The tail is the footer's length and its crc32c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numcodecs.checksum32 import CRC32C
+from numcodecs.zstd import Zstd
+
+from pipeline.errors import StorageError
+
+PIECE_BYTES = 4 << 20
+_TAIL = struct.Struct("<QI8s")
+_MAGIC = b"vxparcel"
+_CODEC = Zstd(level=1, checksum=True)
+
+
+def _checksum(data: bytes) -> int:
+    encoded = bytes(CRC32C(location="end").encode(np.frombuffer(data, np.uint8)))
+    return int.from_bytes(encoded[-4:], "little")
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """An opened parcel: its summary, and arrays read on demand."""
+
+    path: Path
+    summary: dict[str, Any]
+    arrays: dict[str, dict[str, Any]]
+    stored_bytes: int
+
+    def array_bytes(self, name: str) -> int:
+        """Stored bytes of one array."""
+        return sum(size for _, size in self.arrays[name]["pieces"])
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """One array, writable, with its stored dtype and shape. Raises StorageError where it is damaged."""
+        entry = self.arrays[name]
+        out = np.empty(entry["shape"], dtype=np.dtype(entry["dtype"]))
+        flat = out.reshape(-1).view(np.uint8)
+        filled = 0
+        try:
+            with self.path.open("rb") as file:
+                for offset, size in entry["pieces"]:
+                    file.seek(offset)
+                    piece = np.frombuffer(_CODEC.decode(file.read(size)), np.uint8)
+                    flat[filled : filled + piece.size] = piece
+                    filled += piece.size
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _damaged(self.path, str(error)) from error
+        if filled != flat.size:
+            raise _damaged(self.path, f"array {name} has {filled} of {flat.size} bytes")
+        return out
+
+
+def _damaged(path: Path, what: str) -> StorageError:
+    return StorageError(
+        f"The intermediate file {path} cannot be read ({what}); delete it and run `voxcaliper resume` on the run folder."
+    )
+
+
+def open_parcel(path: Path) -> Parcel:
+    """Read the footer of a parcel. Raises FileNotFoundError where there is none, StorageError where it is damaged."""
+    try:
+        with path.open("rb") as file:
+            stored = file.seek(0, os.SEEK_END)
+            file.seek(max(0, stored - _TAIL.size))
+            tail = file.read(_TAIL.size)
+            if len(tail) != _TAIL.size:
+                raise _damaged(path, "it is too short")
+            length, checksum, magic = _TAIL.unpack(tail)
+            if magic != _MAGIC or length > stored - _TAIL.size:
+                raise _damaged(path, "it does not end as a parcel does")
+            file.seek(stored - _TAIL.size - length)
+            footer = file.read(length)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
+    if _checksum(footer) != checksum:
+        raise _damaged(path, "its checksum does not match")
+    content = json.loads(footer)
+    return Parcel(path, content["summary"], content["arrays"], stored)
+
+
+def write_parcel(
+    path: Path, summary: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any] | Iterable[npt.NDArray[Any]]]
+) -> int:
+    """Write a parcel and return its size in bytes.
+
+    summary : JSON. arrays : each an array, or an iterable of 1-D arrays that are joined without being held at once.
+    Raises OSError as the file system does; the temporary file is removed then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    table: dict[str, dict[str, Any]] = {}
+    try:
+        with temporary.open("wb") as file:
+            for name, value in arrays.items():
+                pieces: list[tuple[int, int]] = []
+                shape: tuple[int, ...] = (0,)
+                dtype = np.dtype(np.uint8)
+                for part in [value] if isinstance(value, np.ndarray) else value:
+                    shape = part.shape if isinstance(value, np.ndarray) else (shape[0] + part.size,)
+                    dtype = part.dtype
+                    flat = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+                    for start in range(0, flat.size, PIECE_BYTES):
+                        encoded = _CODEC.encode(flat[start : start + PIECE_BYTES])
+                        pieces.append((file.tell(), len(encoded)))
+                        file.write(encoded)
+                table[name] = {"dtype": dtype.str, "shape": list(shape), "pieces": pieces}
+            footer = json.dumps({"summary": dict(summary), "arrays": table}, sort_keys=True).encode()
+            file.write(footer)
+            file.write(_TAIL.pack(len(footer), _checksum(footer), _MAGIC))
+            size = file.tell()
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    return size

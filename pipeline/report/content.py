@@ -1,0 +1,86 @@
+"""What a report is made of: plain values, so that a page can be made again from a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Timing(NamedTuple):
+    """One stage of the run. seconds : wall time. mvoxel_per_s : voxels of the volume through the stage, in millions."""
+
+    stage: str
+    tasks: int
+    seconds: float
+    mvoxel_per_s: float
+
+
+class ThicknessHistogram(NamedTuple):
+    """Voxels per squared radius, ascending, int64; squared radii in unit_um²."""
+
+    squared_radius: NDArray[np.int64]
+    voxels: NDArray[np.int64]
+    unit_um: float
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A plane of the thickness map, or the map seen through along the third axis.
+
+    plane : its axes, the one along the columns' direction first: "xy" has rows y and columns x.
+    position_um : where it cuts the third axis; None for the largest thickness along the whole of it.
+    thickness_um : float32 (row, column), 0 on background.
+    spacing_um : distance of neighbouring pixels (row, column).
+    """
+
+    plane: str
+    position_um: float | None
+    thickness_um: NDArray[np.float32]
+    spacing_um: tuple[float, float]
+
+
+class ComparisonRow(NamedTuple):
+    """One thing whose thickness was known beforehand; measured_um is the mean over its voxels."""
+
+    name: str
+    designed_um: float
+    measured_um: float
+    voxels: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Designed against measured diameters.
+
+    voxel_um : the length in which differences are given as voxels.
+    expected_voxels : least and largest difference that is expected of such digital shapes, in voxels.
+    """
+
+    title: str
+    note: str
+    rows: Sequence[ComparisonRow]
+    voxel_um: float
+    expected_voxels: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ReportContent:
+    """Everything the page shows.
+
+    statistics : the contents of statistics.json.
+    slices_note : why there are no slices, such as "no map was stored"; None where there are some.
+    provenance : what was asked and with what it was made; shown in this order.
+    """
+
+    title: str
+    statistics: Mapping[str, Any]
+    histogram: ThicknessHistogram
+    slices: Sequence[Slice]
+    slices_note: str | None
+    timings: Sequence[Timing]
+    provenance: Mapping[str, str]
+    comparison: Comparison | None = None

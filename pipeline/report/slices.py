@@ -1,0 +1,109 @@
+"""Three orthogonal planes of a thickness map, chosen and read with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.report.content import Slice
+
+LARGEST_SIDE = 1200
+"""Pixels along a side; a larger plane is thinned."""
+TRIES = 33
+"""Planes looked at before a volume counts as empty: the middle, then halves, quarters … in between."""
+SLAB = 32
+"""Planes read at once where the whole volume is."""
+ROWS_AND_COLUMNS = {"xy": (1, 2), "xz": (0, 2), "yz": (0, 1)}
+AXES = "zyx"
+
+
+def orthogonal_slices(read: Callable[[Box], NDArray[np.float32]], shape: Index, voxel_size: VoxelSize) -> list[Slice]:
+    """The planes xy, xz and yz through the middle of the volume.
+
+    read : returns thickness in µm (z, y, x) of a box, 0 on background; called for planes one voxel thick, so memory
+        is that of one plane (pass a pyramid level whose sides are about LARGEST_SIDE or less).
+    shape, voxel_size : of the volume that `read` reads.
+
+    A central plane without foreground gives way: xy to the first of up to TRIES planes, spread over the volume, that
+    has some, and the others to the nearest row or column of that one that has some. A volume that shows none gives
+    its empty central planes.
+    """
+    centre = tuple(n // 2 for n in shape)
+    positions = list(centre)
+    first = _plane(read, shape, 0, centre[0])
+    if not first.any():
+        for position in _spread(shape[0]):
+            candidate = _plane(read, shape, 0, position)
+            if candidate.any():
+                first, positions[0] = candidate, position
+                break
+    planes = [first]
+    for axis in (1, 2):
+        plane = _plane(read, shape, axis, centre[axis])
+        if not plane.any() and first.any():
+            filled = np.flatnonzero(first.any(axis=2 - axis))
+            positions[axis] = int(filled[np.argmin(np.abs(filled - centre[axis]))])
+            plane = _plane(read, shape, axis, positions[axis])
+        planes.append(plane)
+    return [
+        _slice(name, plane, position * voxel_size.um[axis], voxel_size)
+        for axis, (name, plane, position) in enumerate(zip(ROWS_AND_COLUMNS, planes, positions, strict=True))
+    ]
+
+
+def largest_projection(
+    read: Callable[[Box], NDArray[np.float32]], shape: Index, voxel_size: VoxelSize, *, plane: str = "xz"
+) -> Slice:
+    """The largest thickness along the axis that a plane ("xy", "xz" or "yz") cuts: sparse things in one picture.
+
+    read, shape, voxel_size : as of orthogonal_slices. The whole volume is read, SLAB planes at a time.
+    """
+    axis = AXES.index(third_axis(plane))
+    largest = _slab(read, shape, axis, 0, 1).max(axis=axis)
+    for start in range(0, shape[axis], SLAB):
+        stop = min(start + SLAB, shape[axis])
+        np.maximum(largest, _slab(read, shape, axis, start, stop).max(axis=axis), out=largest)
+    return _slice(plane, largest, None, voxel_size)
+
+
+def third_axis(plane: str) -> str:
+    """The axis that a plane cuts: "xy" cuts "z"."""
+    return next(axis for axis in AXES if axis not in plane)
+
+
+def _plane(read: Callable[[Box], NDArray[np.float32]], shape: Index, axis: int, position: int) -> NDArray[np.float32]:
+    return _slab(read, shape, axis, position, position + 1).squeeze(axis)
+
+
+def _slab(
+    read: Callable[[Box], NDArray[np.float32]], shape: Index, axis: int, start: int, stop: int
+) -> NDArray[np.float32]:
+    low, high = [0, 0, 0], list(shape)
+    low[axis], high[axis] = start, stop
+    return np.asarray(read(Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))), dtype=np.float32)
+
+
+def _spread(length: int) -> Iterator[int]:
+    """Positions that halve the gaps again and again: 1/2, 1/4, 3/4, 1/8, 3/8 … of the length, TRIES at most."""
+    given, parts = {length // 2}, 4
+    while parts <= 4 * TRIES:
+        for numerator in range(1, parts, 2):
+            position = numerator * length // parts
+            if position not in given and len(given) < TRIES:
+                given.add(position)
+                yield position
+        parts *= 2
+
+
+def _slice(name: str, plane: NDArray[np.float32], position_um: float | None, voxel_size: VoxelSize) -> Slice:
+    row, column = ROWS_AND_COLUMNS[name]
+    thin = max(1, -(-max(plane.shape) // LARGEST_SIDE))
+    return Slice(
+        plane=name,
+        position_um=position_um,
+        thickness_um=np.ascontiguousarray(plane[::thin, ::thin]),
+        spacing_um=(voxel_size.um[row] * thin, voxel_size.um[column] * thin),
+    )

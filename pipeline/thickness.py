@@ -1,0 +1,67 @@
+"""Exact local thickness of a block: the balls of all blocks that reach it, in batches of bounded memory.
+
+T(p) = max { D(q) : |p − q|² < D(q) } (strict: open balls) for foreground p, 0 on background; local thickness is the
+diameter 2·√T in µm (Hildebrand & Rüegsegger 1997).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.centres import Cells, cell_table_bytes, cells_in_reach, centre_bytes, read_centres
+from pipeline.geometry import Index
+from pipeline.job import ThicknessJob
+from pipeline.kernels import centres as centre_kernels
+from pipeline.kernels import thickness as kernels
+
+Array = npt.NDArray[Any]
+
+
+def batch_bytes(voxels: int, dtype: npt.DTypeLike) -> int:
+    """Memory for a batch of centres: as much as the block's own centres can take, and never less than one cell."""
+    cell = centre_kernels.CELL**3
+    return max(voxels, cell) * centre_bytes(dtype) + cell_table_bytes()
+
+
+def _next_batch(cells: Cells, budget: int, dtype: npt.DTypeLike) -> int:
+    """How many of the leading cells fit the budget."""
+    needed = np.cumsum(cells.count * centre_bytes(dtype) + cell_table_bytes())
+    return max(1, int(np.searchsorted(needed, budget, side="right")))
+
+
+def squared_local_radius(
+    job: ThicknessJob, block: Index, mask: npt.NDArray[np.uint8], largest: npt.NDArray[np.int64]
+) -> tuple[Array, int]:
+    """T of a block, exact for the whole volume, and the bytes that were read for it.
+
+    mask : 0 or 1 (z, y, x) of the block. largest : the largest kept D of every block (grid.counts).
+    Returns int32 or int64 (z, y, x) in units of unit_um², 0 on background.
+    """
+    seal = kernels.sealed(job.dtype)
+    box = job.grid.box(block)
+    radii = np.empty(mask.shape, job.dtype)
+    kernels.seal(mask, min(job.weights), seal, radii)
+    origin = np.array(box.start, np.int64)
+    cells = cells_in_reach(job, block, largest)
+    bytes_read = 0
+    while len(cells):
+        n = _next_batch(cells, batch_bytes(box.voxels, job.dtype), job.dtype)
+        batch, cells = cells.take(np.s_[:n]), cells.take(np.s_[n:])
+        bytes_read += batch.stored_bytes()
+        kernels.gather(radii, origin, batch.start, *read_centres(batch, job.dtype), *job.weights, seal)
+        if len(cells):
+            minima = kernels.tile_minima(radii)
+            useful = kernels.still_useful(minima, origin, cells.start, cells.largest, *job.weights)
+            cells = cells.take(np.flatnonzero(useful))
+    kernels.unseal(radii, seal)
+    return radii, bytes_read
+
+
+def thickness_um(radii: Array, unit_um: float) -> npt.NDArray[np.float32]:
+    """Local thickness (diameter) in µm as float32 (z, y, x), 0 on background."""
+    out = np.empty(radii.shape, np.float32)
+    kernels.to_thickness(radii, unit_um, out)
+    return out

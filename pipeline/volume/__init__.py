@@ -1,0 +1,1 @@
+"""The one door to stored voxels: opening, foreground, writing, other formats, xarray views."""

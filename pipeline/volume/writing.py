@@ -1,0 +1,333 @@
+"""OME-Zarr 0.5 out of blocks: one block is one whole shard, at every level of the pyramid.
+
+    level 0        level 1          a block of level 1 is made of up to 2 × 2 × 2 blocks of level 0,
+    ┌──┬──┬──┐     ┌──┬─┐           read chunk by chunk, never as a whole
+    ├──┼──┼──┤  →  ├──┼─┤
+    ├──┼──┼──┤     └──┴─┘
+    └──┴──┴──┘
+
+Two writers never meet in a shard, every chunk is stored and carries a crc32c, and a shard appears under its name only
+when it is complete (Zarr writes `<shard>.<uuid>.partial` and renames). Codec: zstd 1 without shuffle, the smallest and
+fastest for maps made of constant patches.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from ome_zarr_models.v05.axes import Axis
+from ome_zarr_models.v05.image import ImageAttrs
+from ome_zarr_models.v05.multiscales import Dataset
+from ome_zarr_models.v05.multiscales import Multiscale as MultiscaleModel
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from pipeline.errors import InputError, StorageError
+from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
+from pipeline.volume.opening import DECODERS, Position, Volume, open_volume
+
+Reducer = Literal["mean", "mode", "any", "max"]
+"""What a coarse voxel says about the (up to) 2 × 2 × 2 fine voxels under it.
+
+mean : grey values; integers are rounded half up, exactly.
+mode : labels; the most frequent, and of equally frequent ones the smallest that is not 0, so that thin things stay.
+any : bool; True where any of them is.
+max : thickness; the largest under the coarse voxel.
+"""
+
+COARSEST_SIDE = 64
+"""The pyramid ends at the first level whose longest axis is not longer than this."""
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """An OME-Zarr image that is written block by block. Frozen and picklable; everything follows from its fields.
+
+    path : the image's folder.
+    shape, block_shape : voxels (z, y, x); a block is a shard. Every level has the same block shape.
+    dtype : bool, integer or float.
+    voxel_size : spacing at level 0, µm.
+    name : the title viewers show.
+    reducer : how a level comes from the one below.
+    """
+
+    path: Path
+    shape: Index
+    dtype: str
+    voxel_size: VoxelSize
+    block_shape: Index
+    name: str
+    reducer: Reducer
+
+    @property
+    def factors(self) -> tuple[Index, ...]:
+        """Fine voxels of level 0 along the side of a voxel, per level (z, y, x); an axis of length 1 is not halved."""
+        factors, shape = [(1, 1, 1)], self.shape
+        while max(shape) > COARSEST_SIDE:
+            z, y, x = (f * (1 if n == 1 else 2) for f, n in zip(factors[-1], shape, strict=True))
+            factors.append((z, y, x))
+            shape = _ceil_divide(self.shape, (z, y, x))
+        return tuple(factors)
+
+    @property
+    def level_shapes(self) -> tuple[Index, ...]:
+        """Shape of every level (z, y, x), halved and rounded up."""
+        return tuple(_ceil_divide(self.shape, factor) for factor in self.factors)
+
+    @property
+    def chunk_shape(self) -> Index:
+        """Shape of the chunks in a shard (z, y, x)."""
+        z, y, x = (chunk_side(side) for side in self.block_shape)
+        return z, y, x
+
+    def grid(self, level: int) -> BlockGrid:
+        """The blocks of a level."""
+        return BlockGrid(self.level_shapes[level], self.block_shape)
+
+    def volume(self, level: int) -> Volume:
+        """A level as a volume to read."""
+        return open_volume(str(self.path), level=level)
+
+    def spacing_um(self, level: int) -> Position:
+        """Distance of voxel centres of a level, µm (z, y, x)."""
+        z, y, x = (float(f * _exact(v)) for f, v in zip(self.factors[level], self.voxel_size.um, strict=True))
+        return z, y, x
+
+    def origin_um(self, level: int) -> Position:
+        """Centre of a level's first voxel, µm (z, y, x), where the first voxel of level 0 has its centre at 0."""
+        z, y, x = (float((f - 1) * _exact(v) / 2) for f, v in zip(self.factors[level], self.voxel_size.um, strict=True))
+        return z, y, x
+
+    def write_block(self, level: int, block: Index, voxels: npt.NDArray[Any]) -> None:
+        """Write one whole shard; writing it again replaces it.
+
+        voxels : array of the block's shape (smaller at the far borders) and of the volume's dtype.
+        Raises StorageError when the disk is full or refuses; then there is no shard of that name.
+        """
+        box = self.grid(level).box(block)
+        if voxels.shape != box.shape or voxels.dtype != np.dtype(self.dtype):
+            raise ValueError(
+                f"Block {block} of level {level} is {box.shape} {self.dtype}, not {voxels.shape} {voxels.dtype}."
+            )
+        try:
+            array = zarr.open_array(self.path, path=str(level), mode="r+").with_config({"write_empty_chunks": True})
+            # Zarr would merge new chunks into the old shard; a damaged old shard must not stop its replacement.
+            (self.path / str(level) / array.metadata.encode_chunk_key(block)).unlink(missing_ok=True)
+            array[box.slices] = voxels
+        except OSError as error:
+            raise _not_written(self.path, f"block {block} of level {level}", voxels.nbytes, error) from error
+
+    def reduce_block(self, level: int, block: Index) -> None:
+        """Make and write one block of level ≥ 1 from the finished level below it, chunk by chunk."""
+        finer = self.volume(level - 1)
+        step = tuple(c // f for c, f in zip(self.factors[level], self.factors[level - 1], strict=True))
+        target = self.grid(level).box(block)
+        voxels = np.empty(target.shape, self.dtype)
+        chunks = BlockGrid(target.shape, self.chunk_shape)
+        for chunk in chunks:
+            part = chunks.box(chunk)
+            start = tuple((a + b) * f for a, b, f in zip(target.start, part.start, step, strict=True))
+            stop = tuple(
+                min((a + b) * f, n) for a, b, f, n in zip(target.start, part.stop, step, finer.shape, strict=True)
+            )
+            source = finer.read(Box(cast(Index, start), cast(Index, stop)))
+            voxels[part.slices] = reduce_by_two(source, self.reducer)
+        self.write_block(level, block, voxels)
+
+
+def create_multiscale(
+    path: Path,
+    *,
+    shape: Index,
+    dtype: npt.DTypeLike,
+    voxel_size: VoxelSize,
+    block_shape: Index,
+    name: str,
+    reducer: Reducer,
+    attributes: dict[str, Any] | None = None,
+) -> Multiscale:
+    """Write the metadata of an OME-Zarr 0.5 image and of its empty levels "0", "1", …; voxels follow block by block.
+
+    shape, block_shape : voxels (z, y, x).
+    attributes : further attributes of the group, ready for JSON.
+    Raises InputError where `path` exists, StorageError where it cannot be written.
+    """
+    path = Path(os.path.abspath(path))  # a worker may run in another folder
+    multiscale = Multiscale(path, shape, np.dtype(dtype).name, voxel_size, block_shape, name, reducer)
+    if (reducer == "any") != (multiscale.dtype == "bool") or (reducer == "mode" and np.dtype(dtype).kind == "f"):
+        raise ValueError(f"The reducer {reducer!r} does not suit {multiscale.dtype} voxels.")
+    ome = _image_model(multiscale).model_dump(mode="json", exclude_none=True)
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        raise InputError(f"{path} exists already; remove it or choose another name.") from error
+    except OSError as error:
+        raise _not_written(path, "its folder", 4096, error) from error
+    try:
+        group = zarr.create_group(path, zarr_format=3, attributes={**(attributes or {}), "ome": ome})
+        for level, level_shape in enumerate(multiscale.level_shapes):
+            group.create_array(
+                str(level),
+                shape=level_shape,
+                dtype=multiscale.dtype,
+                chunks=multiscale.chunk_shape,
+                shards=block_shape,
+                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                fill_value=0,
+                dimension_names=("z", "y", "x"),
+                attributes={"voxcaliper": {"every_chunk_stored": True}},
+            )
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise _not_written(path, "the metadata", 64 * 1024, error) from error
+    return multiscale
+
+
+def _image_model(multiscale: Multiscale) -> ImageAttrs:
+    return ImageAttrs(
+        version="0.5",
+        multiscales=[
+            MultiscaleModel(
+                name=multiscale.name,
+                type=multiscale.reducer,
+                metadata={"description": f"Every voxel is the {multiscale.reducer} of 2 x 2 x 2 finer ones."},
+                axes=[Axis(name=name, type="space", unit="micrometer") for name in "zyx"],
+                datasets=tuple(
+                    Dataset.build(
+                        path=str(level), scale=multiscale.spacing_um(level), translation=multiscale.origin_um(level)
+                    )
+                    for level in range(len(multiscale.factors))
+                ),
+            )
+        ],
+    )
+
+
+def write_block_bytes(block_shape: Index, dtype: npt.DTypeLike) -> int:
+    """Most memory that `write_block` takes beside the block itself.
+
+    The compressed chunks and the shard joined from them (each at worst as large as the block, where the voxels are
+    noise), and the chunks in the hands of the encoders.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    chunk = math.prod(chunk_side(side) for side in block_shape)
+    return (2 * math.prod(block_shape) + 3 * DECODERS * chunk) * itemsize
+
+
+def reduce_block_bytes(block_shape: Index, dtype: npt.DTypeLike) -> int:
+    """Most memory that `reduce_block` takes: the block, what writes it, and 2 × 2 × 2 chunks of the finer level."""
+    itemsize = np.dtype(dtype).itemsize
+    chunk = math.prod(chunk_side(side) for side in block_shape)
+    # The finer voxels pass through Zarr (result of the shards and result of the array) and the reducer (64-bit sums).
+    making = 8 * chunk * (2 * itemsize + 8) + 2 * DECODERS * chunk * itemsize
+    return math.prod(block_shape) * itemsize + max(making, write_block_bytes(block_shape, dtype))
+
+
+def sweep_partials(path: Path) -> int:
+    """Remove the files that killed writers left half-written; returns how many. Only while nobody writes."""
+    partials = list(path.rglob("*.partial"))
+    for partial in partials:
+        partial.unlink(missing_ok=True)
+    return len(partials)
+
+
+def chunk_side(side: int) -> int:
+    """The side of a chunk for a block's side: its largest divisor up to 64.
+
+    Where that would be less than 16 (a prime, say), the smallest divisor beyond 64, at worst the side itself.
+    """
+    divisors = [d for d in range(1, side + 1) if side % d == 0]
+    largest = max(d for d in divisors if d <= 64)
+    return largest if largest >= min(16, side) else min(d for d in divisors if d > 64)
+
+
+def reduce_by_two(voxels: npt.NDArray[Any], reducer: Reducer) -> npt.NDArray[Any]:
+    """Halve every axis, rounding up. Windows at the far borders hold fewer voxels; an axis of length 1 stays.
+
+    voxels : array (z, y, x). Returns the same dtype.
+    """
+    # Doubling the last plane gives every voxel of the border windows the same weight as before, so that no reducer
+    # can tell, and all windows have eight voxels.
+    if any(n % 2 for n in voxels.shape):
+        voxels = np.pad(voxels, [(0, n % 2) for n in voxels.shape], mode="edge")
+    corners = [voxels[z::2, y::2, x::2] for z in (0, 1) for y in (0, 1) for x in (0, 1)]
+    return _REDUCERS[reducer](corners)
+
+
+def _mean(corners: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    dtype = corners[0].dtype
+    if dtype.kind == "f":
+        # Sums of eight in double precision; the result is rounded once.
+        total = corners[0].astype(np.float64)
+        for corner in corners[1:]:
+            total += corner
+        return (total / 8).astype(dtype)
+    # v = 8·(v >> 3) + (v & 7): sums of the two parts never leave the dtype, whatever it is, so that the mean is exact.
+    whole, rest = np.zeros_like(corners[0]), np.zeros_like(corners[0])
+    for corner in corners:
+        whole += corner >> 3
+        rest += corner & 7
+    whole += (rest + 4) >> 3
+    return whole
+
+
+def _mode(corners: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    result = corners[0].copy()
+    mixed = np.zeros(result.shape, np.bool_)
+    for corner in corners[1:]:
+        mixed |= corner != result
+    ordered = np.sort(np.stack([corner[mixed] for corner in corners]), axis=0)
+    best, best_count = ordered[0], np.ones(ordered.shape[1], np.int8)
+    count = best_count.copy()
+    for previous, current in pairwise(ordered):
+        count = np.where(current == previous, count + 1, 1)
+        better = (count > best_count) | ((count == best_count) & (best == 0))
+        best, best_count = np.where(better, current, best), np.where(better, count, best_count)
+    result[mixed] = best
+    return result
+
+
+def _max(corners: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    largest = corners[0].copy()
+    for corner in corners[1:]:
+        np.maximum(largest, corner, out=largest)
+    return largest
+
+
+_REDUCERS: dict[Reducer, Callable[[list[npt.NDArray[Any]]], npt.NDArray[Any]]] = {
+    "mean": _mean,
+    "mode": _mode,
+    "any": _max,  # the larger of two bools is their or
+    "max": _max,
+}
+
+
+def _ceil_divide(shape: Index, factor: Index) -> Index:
+    z, y, x = (-(-n // f) for n, f in zip(shape, factor, strict=True))
+    return z, y, x
+
+
+def _exact(value: float) -> Fraction:
+    return Fraction(repr(value))
+
+
+def _not_written(path: Path, what: str, needed: int, error: OSError) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        folder = next(folder for folder in (path, *path.parents) if folder.exists())
+        free = shutil.disk_usage(folder).free
+        return StorageError(
+            f"{path}: the disk is full, {what} needs up to {needed:,} bytes and {free:,} are free;"
+            " make room and start again."
+        )
+    return StorageError(f"{path}: {what} cannot be written: {error.strerror or error}; check the folder.")

@@ -1,0 +1,35 @@
+"""What all tests share: how hypothesis draws, and which tests need a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+from hypothesis import settings
+
+# The first call of a kernel compiles it, so no example has a deadline. CI draws the same examples every time: a
+# submission must not fail for what an earlier one did.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
+
+
+def _missing_gpu() -> str | None:
+    """Why tests marked gpu cannot run here; None where they can."""
+    if importlib.util.find_spec("cupy") is None:
+        return "needs an NVIDIA GPU and CuPy, and CuPy is not installed (the extra gpu)"
+    import cupy
+
+    if not cupy.cuda.is_available():
+        return "needs an NVIDIA GPU, and CuPy finds none"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked gpu where there is no GPU, with the reason."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    reason = _missing_gpu() if marked else None
+    if reason:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))

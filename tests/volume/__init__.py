@@ -1,0 +1,1 @@
+"""Tests of stored volumes, with real files."""

@@ -1,0 +1,185 @@
+"""Damaged, unreadable and full stores: the exact sentence, and nothing half-written that looks finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from pipeline.errors import StorageError
+from pipeline.geometry import Box, VoxelSize
+from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.writing import Multiscale, create_multiscale, sweep_partials
+from tests.volume.stores import grey
+from tests.volume.test_writing import write
+from workflows.convert_volume import convert, describe_volume
+
+VOXELS = grey((40, 40, 40))
+CORNER = Box((0, 0, 0), (8, 8, 8))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Multiscale:
+    return write(tmp_path / "i.ome.zarr", VOXELS, block_shape=(32, 32, 32))
+
+
+def shard(volume: Volume) -> Path:
+    return Path(volume.location) / volume.object_key((0, 0, 0))
+
+
+def failure(volume: Volume, box: Box) -> str:
+    with pytest.raises(StorageError) as caught:
+        volume.read(box)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("position", [100, -10])
+def test_a_flipped_bit_in_a_chunk_or_in_the_index(image: Multiscale, position: int) -> None:
+    volume = image.volume(0)
+    damaged = bytearray(shard(volume).read_bytes())
+    damaged[position] ^= 1
+    shard(volume).write_bytes(damaged)
+    assert failure(volume, volume.box) == (
+        f"{image.path}/0: the voxels (0, 0, 0) to (40, 40, 40) (z, y, x) cannot be read: corrupt chunk, its checksum"
+        " does not match (stored object 0/c/0/0/0); check the store, or restore it from a copy."
+    )
+    away = Box((32, 0, 0), (40, 40, 40))
+    np.testing.assert_array_equal(volume.read(away), VOXELS[away.slices])
+
+
+def test_a_missing_shard(image: Multiscale) -> None:
+    volume = image.volume(0)
+    shard(volume).unlink()
+    assert failure(volume, CORNER) == (
+        f"{image.path}/0: the voxels (0, 0, 0) to (8, 8, 8) (z, y, x) cannot be read because the stored object"
+        " 0/c/0/0/0 is missing although every chunk was stored; restore it from a copy or write the volume again."
+    )
+    assert volume.missing_chunks(volume.box) == 1
+    assert "1 are MISSING" in describe_volume(volume)
+
+
+def test_an_empty_shard(image: Multiscale) -> None:
+    volume = image.volume(0)
+    shard(volume).write_bytes(b"")
+    assert "0/c/0/0/0 is empty (0 bytes)" in failure(volume, volume.box)
+
+
+def test_a_cut_shard(image: Multiscale) -> None:
+    volume = image.volume(0)
+    shard(volume).write_bytes(shard(volume).read_bytes()[:500])
+    assert "0/c/0/0/0" in failure(volume, volume.box)
+
+
+def test_an_unreadable_object(image: Multiscale) -> None:
+    volume = image.volume(0)
+    shard(volume).unlink()
+    shard(volume).symlink_to(shard(volume))
+    assert "Too many levels of symbolic links" in failure(volume, CORNER)
+
+
+def test_permission_denied(image: Multiscale) -> None:
+    volume = image.volume(0)
+    shard(volume).chmod(0)
+    if os.access(shard(volume), os.R_OK):
+        pytest.skip("this user may read everything")
+    assert "permission denied (stored object 0/c/0/0/0)" in failure(volume, CORNER)
+
+
+def test_a_removed_store(image: Multiscale, tmp_path: Path) -> None:
+    volume = image.volume(0)
+    image.path.rename(tmp_path / "elsewhere")
+    assert "cannot be read: no such file or folder; check the store" in failure(volume, CORNER)
+
+
+def test_chunks_of_others_without_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "v2.zarr"
+    zarr.create_array(path, data=VOXELS, chunks=(20, 20, 20), zarr_format=2)
+    volume = open_volume(str(path))
+    chunk = path / "0.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:50])
+    assert "corrupt chunk (" in failure(volume, volume.box)
+    assert "(stored object 0.0.0)" in failure(volume, volume.box)
+    chunk.unlink()
+    assert volume.missing_chunks(volume.box) == 1
+    assert not volume.read(CORNER).any()
+    assert "7 of 8 stored; the other 1 read as 0" in describe_volume(volume)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_while_blocks_are_written(small_disk: Path) -> None:
+    multiscale = create_multiscale(
+        small_disk / "i.ome.zarr",
+        shape=(64, 64, 128),
+        dtype="uint64",
+        voxel_size=VoxelSize((1, 1, 1)),
+        block_shape=(64, 64, 64),
+        name="full",
+        reducer="mean",
+    )
+    noise = np.random.default_rng(0).integers(0, 2**63, (64, 64, 64), dtype=np.uint64)
+    with pytest.raises(
+        StorageError, match=r"the disk is full, block \(0, 0, 1\) of level 0 needs up to 2,097,152 bytes"
+    ):
+        multiscale.write_block(0, (0, 0, 1), noise)
+    volume = multiscale.volume(0)
+    assert volume.missing_chunks(volume.box) == 2
+    assert not list(small_disk.rglob("*.partial"))
+
+
+def test_a_full_disk_while_converting(small_disk: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).integers(0, 2**16, (64, 64, 64), dtype=np.uint16))
+    with pytest.raises(StorageError, match="the disk is full"):
+        convert(str(tmp_path / "v.npy"), small_disk / "t.ome.zarr", voxel_size=VoxelSize((1, 1, 1)))
+    assert not list(small_disk.iterdir())
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from pipeline.geometry import VoxelSize
+from pipeline.volume.writing import create_multiscale
+m = create_multiscale(Path(sys.argv[1]), shape=(64, 64, 6400), dtype="uint64", voxel_size=VoxelSize((1, 1, 1)),
+                      block_shape=(64, 64, 64), name="killed", reducer="max")
+noise = np.random.default_rng(0).integers(0, 2**63, (64, 64, 64), dtype=np.uint64)
+for block in m.grid(0):
+    m.write_block(0, block, noise)
+"""
+
+
+def test_a_killed_writer_leaves_whole_shards(tmp_path: Path) -> None:
+    path = tmp_path / "i.ome.zarr"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], cwd=Path(__file__).parents[2])
+    first = path / "0" / "c" / "0" / "0" / "2"
+    deadline = time.monotonic() + 30
+    while not first.exists() and writer.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert first.exists()
+    (first.parent / "orphan.0123.partial").write_bytes(b"half a shard")
+    assert sweep_partials(path) >= 1
+    assert not list(path.rglob("*.partial"))
+    volume = open_volume(str(path))
+    written = [int(file.name) for file in first.parent.iterdir()]
+    for x in written:
+        assert volume.read(Box((0, 0, 64 * x), (64, 64, 64 * x + 64))).any()
+    assert volume.missing_chunks(volume.box) == 100 - len(written)

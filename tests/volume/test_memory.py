@@ -1,0 +1,77 @@
+"""The published sums hold: no step takes more memory than its formula says, with voxels that cannot be compressed."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.volume.foreground import Foreground
+from pipeline.volume.sources import open_source
+from pipeline.volume.writing import Multiscale, create_multiscale, reduce_block_bytes, write_block_bytes
+from workflows.convert_volume import convert, convert_bytes
+
+BLOCK: Index = (64, 128, 128)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Multiscale:
+    multiscale = create_multiscale(
+        tmp_path_factory.mktemp("memory") / "i.ome.zarr",
+        shape=(128, 256, 256),
+        dtype="float32",
+        voxel_size=VoxelSize((1, 1, 1)),
+        block_shape=BLOCK,
+        name="noise",
+        reducer="mean",
+    )
+    noise = np.random.default_rng(0).standard_normal(BLOCK, dtype=np.float32)
+    for block in multiscale.grid(0):
+        multiscale.write_block(0, block, noise)
+    return multiscale
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    step()  # what is loaded and cached once is not part of the sum
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+SLACK = 2**20
+"""Python objects."""
+
+
+def test_write_block(image: Multiscale) -> None:
+    noise = np.random.default_rng(1).standard_normal(BLOCK, dtype=np.float32)
+    assert peak_bytes(lambda: image.write_block(0, (0, 0, 1), noise)) <= write_block_bytes(BLOCK, "float32") + SLACK
+
+
+def test_reduce_block(image: Multiscale) -> None:
+    assert peak_bytes(lambda: image.reduce_block(1, (0, 0, 0))) <= reduce_block_bytes(BLOCK, "float32") + SLACK
+
+
+def test_read(image: Multiscale) -> None:
+    volume = image.volume(0)
+    box = Box((3, 5, 7), (125, 250, 250))
+    assert peak_bytes(lambda: volume.read(box)) <= volume.read_bytes(box.shape) + SLACK
+    mask = peak_bytes(lambda: Foreground.threshold(0).read(volume, box))
+    assert mask <= Foreground.read_bytes(volume, box.shape) + SLACK
+
+
+def test_convert(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).integers(0, 60000, (130, 300, 300)).astype(np.uint16))
+    source, block_shape = open_source(str(tmp_path / "v.npy")), (32, 128, 128)
+    count = iter(range(9))
+    size = VoxelSize((1, 1, 1))
+    peak = peak_bytes(
+        lambda: convert(source.location, tmp_path / f"{next(count)}.zarr", voxel_size=size, block_shape=block_shape)
+    )
+    assert peak <= convert_bytes(source, block_shape) + SLACK

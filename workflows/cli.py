@@ -1,0 +1,263 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from cluster.local import default_workers, open_cluster
+from pipeline.engine import Progress
+from pipeline.errors import InputError, VoxcaliperError
+from pipeline.geometry import Index, VoxelSize
+from workflows.config import ThicknessConfig
+from workflows.progress import Reporter, reporter
+
+app = typer.Typer(
+    help="Calipers for whole organs: exact local thickness of masks of any size.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+Number = TypeVar("Number", int, float)
+
+
+def numbers(text: str | None, kind: type[Number], *, name: str, counts: tuple[int, ...]) -> tuple[Number, ...] | None:
+    """The numbers of a comma-separated option."""
+    if text is None:
+        return None
+    try:
+        values = tuple(kind(part) for part in text.replace(" ", ",").split(",") if part)
+    except ValueError as error:
+        what = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"{name} takes {what} separated by commas, but {text!r} was given.") from error
+    if len(values) not in counts:
+        raise InputError(f"{name} takes {' or '.join(map(str, counts))} values, but {text!r} has {len(values)}.")
+    return values
+
+
+def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
+    values = numbers(text, float, name="--voxel-size-um", counts=(1, 3))
+    if values is None:
+        return None
+    z, y, x = values * 3 if len(values) == 1 else values
+    return VoxelSize((z, y, x)).um
+
+
+def block_shape_of(text: str | None) -> Index | None:
+    values = numbers(text, int, name="--block-shape", counts=(1, 3))
+    if values is None:
+        return None
+    z, y, x = values * 3 if len(values) == 1 else values
+    return z, y, x
+
+
+MaskArgument = Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array (path or URL) with the mask.")]
+RunOption = Annotated[Path, typer.Option("--run", help="Folder of the run: configuration, ledger, log and results.")]
+LevelOption = Annotated[int, typer.Option(help="Level of the pyramid to measure.", min=0)]
+LabelOption = Annotated[int | None, typer.Option(help="Foreground is this value (default: any value but 0).")]
+ThresholdOption = Annotated[
+    str | None, typer.Option(metavar="LOW[,HIGH]", help="Foreground is LOW < value (≤ HIGH), for grey volumes.")
+]
+VoxelSizeOption = Annotated[
+    str | None, typer.Option("--voxel-size-um", metavar="UM|Z,Y,X", help="Voxel size; default: from the metadata.")
+]
+BorderOption = Annotated[str, typer.Option(help="What lies outside of the volume: unknown or closed (background).")]
+RegionsOption = Annotated[str | None, typer.Option(help="Label volume of the same grid: statistics per label too.")]
+MapOption = Annotated[str, typer.Option("--map", help="What to store: thickness (µm), squared-radius or none.")]
+BlockOption = Annotated[
+    str | None, typer.Option("--block-shape", metavar="N|Z,Y,X", help="Voxels of a block; default: from the memory.")
+]
+WorkersOption = Annotated[int | None, typer.Option(help="Worker processes; default: one per core.", min=1)]
+SchedulerOption = Annotated[str | None, typer.Option(help="Address of a running Dask scheduler to use instead.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")]
+KeepOption = Annotated[bool, typer.Option("--keep-scratch", help="Keep the intermediate files.")]
+
+
+def _config(
+    mask: str, level: int, label: int | None, threshold: str | None, voxel_size_um: str | None, border: str,
+    regions: str | None, map_kind: str, block_shape: str | None, *, keep_scratch: bool,
+) -> ThicknessConfig:  # fmt: skip
+    if border not in ("unknown", "closed"):
+        raise InputError(f"--border must be unknown or closed, but {border!r} was given.")
+    if map_kind not in ("thickness", "squared-radius", "none"):
+        raise InputError(f"--map must be thickness, squared-radius or none, but {map_kind!r} was given.")
+    from pipeline.volume.opening import absolute_location
+
+    return ThicknessConfig(
+        mask=absolute_location(mask),
+        level=level,
+        label=label,
+        threshold=numbers(threshold, float, name="--threshold", counts=(1, 2)),  # type: ignore[arg-type]
+        voxel_size_um=voxel_size_of(voxel_size_um),
+        border=border,  # type: ignore[arg-type]
+        regions=absolute_location(regions) if regions is not None else None,
+        map=map_kind,  # type: ignore[arg-type]
+        block_shape=block_shape_of(block_shape),
+        keep_scratch=keep_scratch,
+    )
+
+
+def _told(progress: Reporter) -> Any:
+    def tell(step: Progress) -> None:
+        progress.stage(step.stage, step.blocks, step.of_blocks, step.voxels, step.of_voxels)
+
+    return tell
+
+
+def _say(text: str, *, quiet: bool = False) -> None:
+    if not quiet:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+@app.command()
+def thickness(
+    mask: MaskArgument, run: RunOption, level: LevelOption = 0, label: LabelOption = None,
+    threshold: ThresholdOption = None, voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown",
+    regions: RegionsOption = None, map_kind: MapOption = "thickness", block_shape: BlockOption = None,
+    workers: WorkersOption = None, scheduler: SchedulerOption = None, keep_scratch: KeepOption = False,
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Measure the exact local thickness of a mask: map, statistics, histogram and report."""
+    from workflows.run_thickness import execute, start
+
+    config = _config(
+        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, keep_scratch=keep_scratch
+    )
+    if scheduler is None:
+        start_early = start(config, run, default_workers(workers))
+    with open_cluster(scheduler=scheduler, workers=workers) as (client, offer):
+        _say(f"dashboard {client.dashboard_link}", quiet=quiet)
+        folder, job = start_early if scheduler is None else start(config, run, offer)
+        with folder.locked(), reporter(quiet=quiet) as progress:
+            statistics = execute(client, offer, folder, job, report=_told(progress))
+    _print_results(folder.path, statistics)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that was stopped.")], workers: WorkersOption = None,
+    scheduler: SchedulerOption = None, quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Go on with a run that was stopped: finished blocks are kept."""
+    from workflows.run_folder import open_run_folder
+    from workflows.run_thickness import execute, reopen
+
+    folder = open_run_folder(run)
+    if folder.is_complete:
+        _say(f"{run} is complete already; its report is {folder.report}")
+        return
+    with folder.locked(), open_cluster(scheduler=scheduler, workers=workers) as (client, offer):
+        _say(f"dashboard {client.dashboard_link}", quiet=quiet)
+        job = reopen(folder, offer)
+        with reporter(quiet=quiet) as progress:
+            statistics = execute(client, offer, folder, job, report=_told(progress))
+    _print_results(folder.path, statistics)
+
+
+plan_app = typer.Typer(help="Show what a run would do, and refuse what does not fit.", no_args_is_help=True)
+app.add_typer(plan_app, name="plan")
+
+
+@plan_app.command("thickness")
+def plan_thickness(
+    mask: MaskArgument, level: LevelOption = 0, label: LabelOption = None, threshold: ThresholdOption = None,
+    voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown", regions: RegionsOption = None,
+    map_kind: MapOption = "thickness", block_shape: BlockOption = None, workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+) -> None:  # fmt: skip
+    """Blocks, stages, bytes and memory of a thickness run; nothing is measured."""
+    from workflows.plan_thickness import check_memory, choose_blocks, describe_plan, make_plan, open_job
+
+    config = _config(
+        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, keep_scratch=False
+    )
+    offer = default_workers(workers)
+    if scheduler is not None:
+        with open_cluster(scheduler=scheduler, workers=None) as (_, running):
+            offer = running
+    nowhere = Path("run").absolute()
+    job = open_job(config, nowhere)
+    if config.block_shape is None:
+        job = choose_blocks(job, nowhere, offer)
+    print(describe_plan(job, make_plan(job), offer))
+    check_memory(job, offer)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Multi-page TIFF, folder of TIFF slices, NIfTI, .npy or Zarr.")],
+    target: Annotated[Path, typer.Argument(help="TARGET.ome.zarr, which must not exist.")],
+    voxel_size_um: VoxelSizeOption = None,
+    block_shape: BlockOption = None,
+    labels: Annotated[bool, typer.Option("--labels", help="The pyramid holds the most frequent values.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a volume as OME-Zarr 0.5, sharded and checksummed, with a pyramid.
+
+    Coarser levels hold the mean (grey, default), the most frequent value (--labels) or any (bool).
+    """
+    from workflows.convert_volume import convert as convert_volume
+
+    size = voxel_size_of(voxel_size_um)
+    with reporter(quiet=quiet) as progress:
+        convert_volume(
+            source,
+            target,
+            voxel_size=VoxelSize(size) if size else None,
+            block_shape=block_shape_of(block_shape),
+            kind="labels" if labels else "auto",
+            report_progress=lambda stage, done, total: progress.stage(stage, done, total, done, total),
+        )
+    print(target)
+
+
+@app.command()
+def info(
+    volume: Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array (path or URL).")],
+    level: LevelOption = 0,
+    voxel_size_um: VoxelSizeOption = None,
+) -> None:
+    """Print what a volume is."""
+    from pipeline.volume.opening import open_volume
+    from workflows.convert_volume import describe_volume
+
+    print(describe_volume(open_volume(volume, level=level, voxel_size_um=voxel_size_of(voxel_size_um))))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the phantom and the run go.")] = Path("voxcaliper-demo"),
+    side: Annotated[int, typer.Option(help="Voxels along each side of the phantom.", min=64)] = 256,
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure a vascular phantom of known diameters and compare."""
+    from workflows.demonstrate import demonstrate
+
+    demonstrate(folder, side=side, workers=workers, quiet=quiet, say=lambda text: _say(text))
+
+
+def _print_results(run: Path, statistics: dict[str, Any]) -> None:
+    thickness_um = statistics["thickness_um"]
+    print(f"foreground  {statistics['foreground_voxels']:,} of {statistics['volume_voxels']:,} voxels")
+    if thickness_um["mean"] is not None:
+        print(f"thickness   mean {thickness_um['mean']:.6g} µm, median {thickness_um['quantiles']['0.5']:.6g} µm")
+        print(f"            from {thickness_um['minimum']:.6g} to {thickness_um['maximum']:.6g} µm")
+    else:
+        print("thickness   none: there is no foreground")
+    print(f"report      {run / 'report.html'}")
+    print(f"results     {run}")
+
+
+def main() -> None:
+    """Run the command line. Exit code 0 only when everything asked for is on disk; 1 with one sentence otherwise."""
+    try:
+        app()
+    except VoxcaliperError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"voxcaliper: {error}", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("voxcaliper: interrupted; go on with `voxcaliper resume` on the run folder.", file=sys.stderr)
+        sys.exit(130)

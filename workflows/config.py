@@ -1,0 +1,70 @@
+"""What a thickness run was asked to do, and the plan made of it. Both are files in the run folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import InputError
+from pipeline.geometry import Index
+from pipeline.job import Border, MapKind
+from pipeline.volume.foreground import Foreground
+
+ALGORITHM_VERSION = 1
+"""Raised when the same input may give another number."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ThicknessConfig(_Frozen):
+    """One thickness run. Locations are paths or fsspec URLs; voxel_size_um is (z, y, x), None: from the metadata."""
+
+    workflow: Literal["thickness"] = "thickness"
+    mask: str
+    level: int = 0
+    label: int | None = None
+    threshold: tuple[float] | tuple[float, float] | None = None
+    voxel_size_um: tuple[float, float, float] | None = None
+    border: Border = "unknown"
+    regions: str | None = None
+    map: MapKind = "thickness"
+    block_shape: Index | None = None
+    keep_scratch: bool = False
+
+    @property
+    def foreground(self) -> Foreground:
+        if self.label is not None and self.threshold is not None:
+            raise InputError("--label and --threshold exclude each other; give one of them.")
+        if self.label is not None:
+            return Foreground.label(self.label)
+        if self.threshold is not None:
+            return Foreground.threshold(*self.threshold)
+        return Foreground.nonzero()
+
+
+class StagePlan(_Frozen):
+    """memory_bytes : most that one task takes beside an idle worker."""
+
+    name: str
+    tasks: int
+    memory_bytes: int
+
+
+class ThicknessPlan(_Frozen):
+    """How a run will be done. Sizes are in voxels (z, y, x) and bytes; written_bytes are before compression."""
+
+    shape: Index
+    voxel_size_um: tuple[float, float, float]
+    weights: Index
+    unit_um: float
+    block_shape: Index
+    blocks: Index
+    stages: tuple[StagePlan, ...]
+    source_bytes: int
+    map_bytes: int
+    scratch_bytes: int
+    mask_identity: dict[str, object]
+    regions_identity: dict[str, object] | None

@@ -1,0 +1,216 @@
+"""Local thickness of a mask, from voxels to statistics: the order of the science.
+
+    mask        read once: bits, and along x the parabolas that other blocks need
+    distance-y  with the x-neighbours: the parabolas along y
+    distance-z  with the x- and y-neighbours: the parabolas along z
+    centres     exact distance; the balls that matter
+    thickness   the balls of all blocks that reach this one; map and tally
+    pyramid-n   the coarser levels of the map
+
+Stages meet at barriers: a block of one stage needs blocks of the stage before it in a whole row, or in reach of the
+largest ball, and with a few blocks a worker the barrier costs less than the bookkeeping of such dependencies would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from distributed import Client
+
+from pipeline import centres, distance, thickness
+from pipeline.engine import Outcome, Progress, Stage, Stopwatch, run_stage
+from pipeline.errors import InputError
+from pipeline.geometry import Index
+from pipeline.job import ThicknessJob
+from pipeline.kernels import tally as tally_kernels
+from pipeline.parcels import open_parcel, write_parcel
+from pipeline.tally import Tally, merge
+from pipeline.volume.writing import create_multiscale
+
+TALLIES_PER_MERGE = 64
+
+
+def read_mask(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
+    """Foreground of the block as bits, and its parabolas along x."""
+    box = job.grid.box(block)
+    with clock("read"):
+        mask = job.foreground.read(job.mask, box).view(np.uint8)
+    clock.bytes_read += box.voxels * np.dtype(job.mask.dtype).itemsize
+    with clock("distance"):
+        distances = distance.squared_distance(job, block, mask, axes=0)
+        parabolas = distance.export_parabolas(job, block, distances, axis=distance.AXES[0])
+    foreground = int(np.count_nonzero(mask))
+    return Outcome({"foreground_voxels": foreground}, {"bits": np.packbits(mask, axis=2), **parabolas})
+
+
+def stored_mask(job: ThicknessJob, block: Index, clock: Stopwatch) -> npt.NDArray[np.uint8]:
+    """Foreground of a block as 0 and 1, from the bits."""
+    with clock("read"):
+        receipt = job.ledger.receipt("mask", block)
+        clock.bytes_read += receipt.array_bytes("bits")
+        return distance.unpack_mask(receipt.read("bits"), job.grid.box(block).shape[2])
+
+
+def face_neighbours(job: ThicknessJob, block: Index, clock: Stopwatch, *, axes: int) -> Outcome:
+    """The parabolas of the block along the next axis, after the first axes are done."""
+    mask = stored_mask(job, block, clock)
+    with clock("distance"):
+        distances = distance.squared_distance(job, block, mask, axes=axes)
+        return Outcome({}, distance.export_parabolas(job, block, distances, axis=distance.AXES[axes]))
+
+
+def keep_centres(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
+    """The centres of the block whose balls matter, from its exact distance."""
+    mask = stored_mask(job, block, clock)
+    with clock("distance"):
+        distances = distance.squared_distance(job, block, mask, axes=3)
+    del mask
+    with clock("prune"):
+        arrays, largest = centres.pack_centres(job, block, distances)
+    return Outcome({"largest": largest}, arrays)
+
+
+def measure_block(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
+    """Thickness of the block into the map, and its tally."""
+    box = job.grid.box(block)
+    mask = stored_mask(job, block, clock)
+    with clock("read"):
+        largest = read_reach(job)
+    with clock("gather"):
+        radii, bytes_read = thickness.squared_local_radius(job, block, mask, largest)
+    del mask
+    clock.bytes_read += bytes_read
+    regions = np.zeros((1, 1, 1), np.int64)
+    if job.regions is not None:
+        with clock("read"):
+            regions = job.regions.read(box)
+        clock.bytes_read += regions.nbytes
+    with clock("tally"):
+        label, squared_radius, voxels = tally_kernels.count_pairs(radii, regions)
+        tally = Tally.of_counts(label=label, squared_radius=squared_radius, voxels=voxels)
+    if job.map is not None:
+        with clock("map"):
+            values = thickness.thickness_um(radii, job.voxel_size.unit_um) if job.map_kind == "thickness" else radii
+        with clock("write"):
+            job.map.write_block(0, block, values)
+    return Outcome({}, {"label": tally.label, "squared_radius": tally.squared_radius, "voxels": tally.voxels})
+
+
+def coarsen_map(job: ThicknessJob, block: Index, clock: Stopwatch, *, level: int) -> Outcome:
+    """A block of a coarser level of the map."""
+    assert job.map is not None
+    with clock("write"):
+        job.map.reduce_block(level, block)
+    return Outcome()
+
+
+def stages(job: ThicknessJob) -> list[Stage]:
+    """The stages of a run in their order."""
+    blockwise = [
+        Stage("mask", job.grid, read_mask),
+        Stage("distance-y", job.grid, partial(face_neighbours, axes=1)),
+        Stage("distance-z", job.grid, partial(face_neighbours, axes=2)),
+        Stage("centres", job.grid, keep_centres),
+        Stage("thickness", job.grid, measure_block),
+    ]
+    if job.map is None:
+        return blockwise
+    levels = range(1, len(job.map.level_shapes))
+    return blockwise + [Stage(f"pyramid-{n}", job.map.grid(n), partial(coarsen_map, level=n)) for n in levels]
+
+
+LAST_READER = {"mask": "thickness", "distance-y": "centres", "distance-z": "centres", "centres": "thickness"}
+"""Stage → the stage after which nobody reads its parcels."""
+
+
+def measure(
+    client: Client, job: ThicknessJob, *, keep_scratch: bool, report: Callable[[Progress], None]
+) -> dict[str, dict[str, Any]]:
+    """Run every stage that is not finished; returns the totals of each, in order.
+
+    The first error ends the run; what is finished stays, and running again goes on from there.
+    """
+    job.ledger.sweep()
+    if job.map is not None and not job.map.path.exists():
+        _create_map(job)
+    order = stages(job)
+    all_totals: dict[str, dict[str, Any]] = {}
+    for stage in order:
+        totals = job.ledger.stage_totals(stage.name)
+        if totals is None:
+            totals = _run(client, stage, job, report)
+            job.ledger.finish_stage(stage.name, totals)
+        all_totals[stage.name] = totals
+        for earlier, last in LAST_READER.items():
+            if last == stage.name and not keep_scratch:
+                job.ledger.forget(earlier)
+    return all_totals
+
+
+def _create_map(job: ThicknessJob) -> None:
+    """The empty map, in its place only when its metadata are whole."""
+    assert job.map is not None
+    draft = job.map.path.with_name(job.map.path.name + ".partial")
+    m = job.map
+    create_multiscale(
+        draft, shape=m.shape, dtype=m.dtype, voxel_size=m.voxel_size, block_shape=m.block_shape, name=m.name,
+        reducer=m.reducer, attributes={"voxcaliper": {"map": job.map_kind, "unit_um": job.voxel_size.unit_um}},
+    )  # fmt: skip
+    draft.rename(m.path)
+
+
+def _run(client: Client, stage: Stage, job: ThicknessJob, report: Callable[[Progress], None]) -> dict[str, Any]:
+    """One stage, and what the stages after it need to know of all its blocks."""
+    if stage.name == "mask":
+        foreground = 0
+
+        def count(_block: Index, summary: Mapping[str, Any]) -> None:
+            nonlocal foreground
+            foreground += summary["foreground_voxels"]
+
+        totals = run_stage(client, stage, job, absorb=count, report=report)
+        check_background(job, foreground)
+        return {**totals, "foreground_voxels": foreground}
+    if stage.name == "centres":
+        largest = np.zeros(job.grid.counts, np.int64)
+
+        def note(block: Index, summary: Mapping[str, Any]) -> None:
+            largest[block] = summary["largest"]
+
+        totals = run_stage(client, stage, job, absorb=note, report=report)
+        write_parcel(job.ledger.folder / "reach.parcel", {}, {"largest": largest})
+        return totals
+    return run_stage(client, stage, job, absorb=lambda _block, _summary: None, report=report)
+
+
+def check_background(job: ThicknessJob, foreground_voxels: int) -> None:
+    """Without any background there is no distance."""
+    if foreground_voxels == job.mask.box.voxels and job.border == "unknown":
+        raise InputError(
+            f"All {foreground_voxels:,} voxels of {job.mask.name} are foreground ({job.foreground.describe()}), so no"
+            " distance to the background exists; check what is foreground, or take the border of the volume for a wall"
+            " with --border closed."
+        )
+
+
+def read_reach(job: ThicknessJob) -> npt.NDArray[np.int64]:
+    """The largest kept squared distance of every block (grid.counts)."""
+    return open_parcel(job.ledger.folder / "reach.parcel").read("largest")
+
+
+def merged_tally(job: ThicknessJob) -> Tally:
+    """The tally of the whole volume out of the receipts of the thickness stage.
+
+    Memory grows with the distinct squared radii (at most the largest one) per region, not with voxels.
+    """
+    whole, waiting = Tally.empty(), Tally.empty()
+    for n, (_, receipt) in enumerate(job.ledger.finished_tasks("thickness"), start=1):
+        label, squared_radius, voxels = (receipt.read(name) for name in ("label", "squared_radius", "voxels"))
+        waiting = merge(waiting, Tally.of_counts(label=label, squared_radius=squared_radius, voxels=voxels))
+        if n % TALLIES_PER_MERGE == 0:
+            whole, waiting = merge(whole, waiting), Tally.empty()
+    return merge(whole, waiting)

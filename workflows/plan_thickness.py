@@ -1,0 +1,199 @@
+"""From a configuration to a job and its plan: volumes are opened, blocks chosen, memory summed up. No voxel is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cluster.local import Workers
+from pipeline.errors import InputError, PlanError
+from pipeline.geometry import BlockGrid, Index, VoxelSize
+from pipeline.job import ThicknessJob, distance_dtype, ledger_of
+from pipeline.memory import WORKER_BYTES, task_bytes
+from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.writing import Multiscale
+from workflows.config import StagePlan, ThicknessConfig, ThicknessPlan
+
+BLOCK_SIDES = (512, 384, 256, 192, 128, 96, 64)
+"""Sides that are tried for a block, largest first; each is fitted to the source's shards or chunks."""
+BLOCKS_PER_THREAD = 2
+"""So many blocks a thread, at least, where blocks of SMALLEST_WHOLE_SIDE allow it: the last ones to finish wait less."""
+SMALLEST_SIDE_FOR_SPREAD = 128
+LARGEST_SIDE = 32768
+SCRATCH_BYTES_PER_VOXEL = 1.2
+"""Bits, parabolas and centres on disk, before compression, as measured on masks of half foreground."""
+
+
+def open_job(config: ThicknessConfig, run: Path, *, block_shape: Index | None = None) -> ThicknessJob:
+    """The job of a configuration with blocks of the given shape (or the configuration's, or of one block).
+
+    Raises InputError for what cannot be measured as asked.
+    """
+    mask = open_volume(config.mask, level=config.level, voxel_size_um=config.voxel_size_um)
+    foreground = config.foreground
+    foreground.check(mask)
+    if mask.voxel_size is None:
+        raise InputError(
+            f"{mask.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7 (z,y,x)."
+        )
+    distance_dtype(mask.shape, mask.voxel_size)
+    regions = open_regions(config, mask) if config.regions is not None else None
+    blocks = block_shape or config.block_shape or mask.shape
+    if any(not 1 <= side <= LARGEST_SIDE for side in blocks):
+        raise InputError(f"--block-shape {','.join(map(str, blocks))}: sides must lie between 1 and {LARGEST_SIDE}.")
+    return with_blocks(
+        ThicknessJob(
+            mask=mask,
+            foreground=foreground,
+            regions=regions,
+            voxel_size=mask.voxel_size,
+            border=config.border,
+            grid=BlockGrid(mask.shape, mask.shape),
+            ledger=ledger_of(run),
+            map=None,
+            map_kind=config.map,
+        ),
+        blocks,
+        run,
+    )
+
+
+def open_regions(config: ThicknessConfig, mask: Volume) -> Volume:
+    """The labels of the regions, on the grid of the mask."""
+    assert config.regions is not None
+    regions = open_volume(config.regions, level=config.level if mask.level_count > 1 else 0)
+    if regions.shape != mask.shape:
+        raise InputError(
+            f"The regions {regions.name} have {regions.shape} voxels and the mask {mask.name} has {mask.shape};"
+            " both must have the same grid."
+        )
+    if np.dtype(regions.dtype).kind not in "bui":
+        raise InputError(f"The regions {regions.name} hold {regions.dtype} values; labels must be integers.")
+    return regions
+
+
+def with_blocks(job: ThicknessJob, block_shape: Index, run: Path) -> ThicknessJob:
+    """The same job cut into other blocks; the map's shards are the blocks."""
+    z, y, x = (min(b, n) for b, n in zip(block_shape, job.mask.shape, strict=True))
+    thickness_map = None
+    if job.map_kind != "none":
+        thickness_map = Multiscale(
+            path=run / "thickness.ome.zarr",
+            shape=job.mask.shape,
+            dtype="float32" if job.map_kind == "thickness" else np.dtype(job.dtype).name,
+            voxel_size=job.voxel_size,
+            block_shape=(z, y, x),
+            name="local thickness" if job.map_kind == "thickness" else "squared local radius",
+            reducer="max",
+        )
+    return replace(job, grid=BlockGrid(job.mask.shape, (z, y, x)), map=thickness_map)
+
+
+def choose_blocks(job: ThicknessJob, run: Path, workers: Workers) -> ThicknessJob:
+    """The largest blocks that fit a worker's memory and leave every thread some, aligned to the source.
+
+    Raises PlanError where not even the smallest fit.
+    """
+    unit = job.mask.shard_shape or job.mask.chunk_shape
+    smallest = with_blocks(job, _fitted(BLOCK_SIDES[-1], unit), run)
+    for side in BLOCK_SIDES:
+        candidate = with_blocks(job, _fitted(side, unit), run)
+        few = len(candidate.grid) < BLOCKS_PER_THREAD * workers.threads and len(candidate.grid) < len(smallest.grid)
+        if few and max(candidate.grid.block_shape) > SMALLEST_SIDE_FOR_SPREAD:
+            continue
+        if max(task_bytes(candidate).values()) + WORKER_BYTES <= workers.memory_bytes:
+            return candidate
+    return smallest
+
+
+def _fitted(side: int, unit: Index) -> Index:
+    """A block of about this side, whole units of the source where the units are not larger than it."""
+    z, y, x = (side // u * u if 16 <= u <= side else side for u in unit)
+    return z, y, x
+
+
+def check_memory(job: ThicknessJob, workers: Workers) -> None:
+    """Refuse what does not fit, with the sum spelled out."""
+    needed = task_bytes(job)
+    stage = max(needed, key=lambda name: needed[name])
+    total = needed[stage] + WORKER_BYTES
+    if total > workers.memory_bytes:
+        shape = "×".join(map(str, job.grid.block_shape))
+        raise PlanError(
+            f"A block of {shape} voxels does not fit: a task of stage {stage} takes up to {_gib(needed[stage])} and its"
+            f" worker {_gib(WORKER_BYTES)}, together {_gib(total)}, but each task has {_gib(workers.memory_bytes)}"
+            f" ({workers.count} workers, {workers.threads} threads); choose a smaller --block-shape or fewer --workers."
+        )
+
+
+def make_plan(job: ThicknessJob) -> ThicknessPlan:
+    """The plan of a job: blocks, stages, memory, bytes."""
+    memory = task_bytes(job)
+    blocks = len(job.grid)
+    stages = [StagePlan(name=n, tasks=blocks, memory_bytes=memory[n]) for n in memory if n != "pyramid"]
+    voxels = math.prod(job.mask.shape)
+    map_bytes = 0
+    if job.map is not None:
+        map_bytes = sum(math.prod(shape) for shape in job.map.level_shapes) * np.dtype(job.map.dtype).itemsize
+        stages += [
+            StagePlan(name=f"pyramid-{level}", tasks=len(job.map.grid(level)), memory_bytes=memory["pyramid"])
+            for level in range(1, len(job.map.level_shapes))
+        ]
+    volumes = [job.mask] + ([job.regions] if job.regions else [])
+    return ThicknessPlan(
+        shape=job.mask.shape,
+        voxel_size_um=job.voxel_size.um,
+        weights=job.weights,
+        unit_um=job.voxel_size.unit_um,
+        block_shape=job.grid.block_shape,
+        blocks=job.grid.counts,
+        stages=tuple(stages),
+        source_bytes=sum(decoded_bytes(volume, job.grid) for volume in volumes),
+        map_bytes=map_bytes,
+        scratch_bytes=int(voxels * SCRATCH_BYTES_PER_VOXEL),
+        mask_identity=job.mask.identity(),
+        regions_identity=job.regions.identity() if job.regions else None,
+    )
+
+
+def decoded_bytes(volume: Volume, grid: BlockGrid) -> int:
+    """Bytes of all chunks that reading every block once decodes; chunks that lie in several blocks count for each."""
+    along = []
+    for n, block, chunk in zip(grid.shape, grid.block_shape, volume.chunk_shape, strict=True):
+        start = np.arange(0, n, block)
+        stop = np.minimum(start + block, n)
+        along.append(int((-(-stop // chunk) - start // chunk).sum()) * chunk)
+    return math.prod(along) * np.dtype(volume.dtype).itemsize
+
+
+def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> str:
+    """The plan as a person reads it."""
+    voxels = math.prod(plan.shape)
+    worst = max(stage.memory_bytes for stage in plan.stages)
+    lines = [
+        f"mask        {job.mask.name}: {_times(plan.shape)} voxels, {job.mask.dtype}, {job.foreground.describe()}",
+        f"voxel size  {', '.join(f'{v:g}' for v in plan.voxel_size_um)} µm (z, y, x);"
+        f" squared distances in ({plan.unit_um:g} µm)² with weights {', '.join(map(str, plan.weights))}",
+        f"border      {job.border}",
+        f"blocks      {_times(plan.blocks)} = {math.prod(plan.blocks):,} of {_times(plan.block_shape)} voxels",
+        f"read        {_gib(plan.source_bytes)} of voxels, decoded ({plan.source_bytes / voxels:.2f} bytes a voxel)",
+        f"write       map {_gib(plan.map_bytes)} before compression; scratch about {_gib(plan.scratch_bytes)},"
+        " removed at the end",
+        f"memory      {_gib(worst)} a task at most ({worst / math.prod(plan.block_shape):.1f} bytes a voxel of a block)"
+        f" + {_gib(WORKER_BYTES)} a worker; available {_gib(workers.memory_bytes)} for each of {workers.threads} threads"
+        f" on {workers.description}",
+        "stages      tasks      memory a task",
+    ]
+    lines += [f"  {stage.name:<12}{stage.tasks:>7,}{_gib(stage.memory_bytes):>15}" for stage in plan.stages]
+    return "\n".join(lines)
+
+
+def _times(shape: Index) -> str:
+    return " × ".join(f"{n:,}" for n in shape)
+
+
+def _gib(value: float) -> str:
+    return f"{value / 2**30:.2f} GiB" if value >= 0.1 * 2**30 else f"{value / 2**20:.1f} MiB"
