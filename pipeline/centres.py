@@ -99,9 +99,7 @@ class Cells:
 
     def stored_bytes(self) -> int:
         """Bytes that reading all of them takes from disk."""
-        return sum(
-            self.receipts[s].array_bytes(f"cell-{n}") for s, n in zip(self.source, self.number, strict=True)
-        )
+        return sum(self.receipts[s].array_bytes(f"cell-{n}") for s, n in zip(self.source, self.number, strict=True))
 
 
 def squared_gaps(

@@ -1,4 +1,4 @@
-"""Exact squared distance of a block, whatever the radius: its own columns, lowered by the parabolas of the blocks beyond.
+"""Exact squared distance of a block, whatever the radius: its columns, lowered by parabolas of the blocks beyond.
 
 Three stages export what other blocks need, one per axis; each redoes the axes before it, which costs less than
 storing dense distances. A block reads the lists of the blocks in its row, nearest first, until the next block is too
@@ -116,4 +116,3 @@ def export_parabolas(job: ThicknessJob, block: Index, distances: Array, *, axis:
             kernels.export_parabolas(*settings, True, counts, depth, height)
         arrays |= {f"{side}-counts": counts, f"{side}-depth": depth, f"{side}-height": height}
     return arrays
-

@@ -26,6 +26,8 @@ from pipeline.errors import RunError, StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Index
 from pipeline.ledger import Ledger
 
+__all__ = ["Client", "Job", "Outcome", "Progress", "Stage", "Stopwatch", "perform", "run_stage"]
+
 TASKS_PER_THREAD = 3
 """Futures that the driver keeps in flight for every thread: one that runs and a short queue."""
 
@@ -149,7 +151,7 @@ def run_stage(
     pending = (block for block in stage.grid if block not in done)
     nonce = uuid.uuid4().hex
 
-    def submit(block: Index) -> Future:
+    def submit(block: Index) -> Future[dict[str, Any]]:
         key = (f"{stage.name}-{nonce}", *block)
         return client.submit(perform, stage.name, stage.task, job, block, key=key, pure=False)
 
@@ -175,7 +177,7 @@ def run_stage(
     return totals
 
 
-def _result(future: Future, stage: Stage, block: Index) -> dict[str, Any]:
+def _result(future: Future[dict[str, Any]], stage: Stage, block: Index) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = future.result()
         return summary

@@ -24,21 +24,12 @@ from pipeline.geometry import Index
 from pipeline.job import ThicknessJob, distance_dtype
 from pipeline.kernels.centres import CELL
 from pipeline.thickness import batch_bytes
-from pipeline.volume.opening import Volume
 from pipeline.volume.writing import reduce_block_bytes, write_block_bytes
 
 FIXED_BYTES = 64 << 20
 """Pieces in the hands of codecs, containment tables, Python objects."""
 WORKER_BYTES = 450 << 20
 """An idle worker process: Python, numba, Zarr, Dask and compiled kernels."""
-
-
-def _source_bytes(volume: Volume, block_shape: Index) -> int:
-    """Most that reading a block piece by piece takes at once."""
-    shape = (min(block_shape[0], volume.shape[0]), *block_shape[1:])
-    plane = math.prod(shape[1:]) * np.dtype(volume.dtype).itemsize
-    layers = max(volume.chunk_shape[0], min(shape[0], (32 << 20) // max(1, plane)))
-    return volume.read_bytes((min(shape[0], layers), shape[1], shape[2]))
 
 
 def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
@@ -57,7 +48,7 @@ def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
         written += voxels * np.dtype(job.map.dtype).itemsize
     tallied = swept + (job.regions.read_bytes(block) if job.regions else 0)
     stages = {
-        "mask": max(_source_bytes(job.mask, block) + voxels, swept) + faces,
+        "mask": max(job.foreground.read_bytes(job.mask, block), swept) + faces,
         "distance-y": swept + voxels * (size + 2) + faces,
         "distance-z": swept + voxels * (size + 2) + faces,
         "centres": swept + max(voxels * (size + 2) + faces, voxels + cell),

@@ -75,7 +75,8 @@ class Parcel:
 
 def _damaged(path: Path, what: str) -> StorageError:
     return StorageError(
-        f"The intermediate file {path} cannot be read ({what}); delete it and run `voxcaliper resume` on the run folder."
+        f"The intermediate file {path} cannot be read ({what});"
+        " delete it and run `voxcaliper resume` on the run folder."
     )
 
 

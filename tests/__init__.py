@@ -1,0 +1,1 @@
+"""Tests: behaviour on real data and real components."""

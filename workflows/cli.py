@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,37 +21,45 @@ app = typer.Typer(
     help="Calipers for whole organs: exact local thickness of masks of any size.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
-Number = TypeVar("Number", int, float)
 
 
-def numbers(text: str | None, kind: type[Number], *, name: str, counts: tuple[int, ...]) -> tuple[Number, ...] | None:
+def numbers(text: str, *, name: str, counts: tuple[int, ...]) -> tuple[float, ...]:
     """The numbers of a comma-separated option."""
-    if text is None:
-        return None
     try:
-        values = tuple(kind(part) for part in text.replace(" ", ",").split(",") if part)
+        values = tuple(float(part) for part in text.replace(" ", ",").split(",") if part)
     except ValueError as error:
-        what = "whole numbers" if kind is int else "numbers"
-        raise InputError(f"{name} takes {what} separated by commas, but {text!r} was given.") from error
+        raise InputError(f"{name} takes numbers separated by commas, but {text!r} was given.") from error
     if len(values) not in counts:
         raise InputError(f"{name} takes {' or '.join(map(str, counts))} values, but {text!r} has {len(values)}.")
     return values
 
 
 def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
-    values = numbers(text, float, name="--voxel-size-um", counts=(1, 3))
-    if values is None:
+    """--voxel-size-um: one length or three (z, y, x), in µm."""
+    if text is None:
         return None
-    z, y, x = values * 3 if len(values) == 1 else values
+    values = numbers(text, name="--voxel-size-um", counts=(1, 3))
+    z, y, x = values * (3 // len(values))
     return VoxelSize((z, y, x)).um
 
 
 def block_shape_of(text: str | None) -> Index | None:
-    values = numbers(text, int, name="--block-shape", counts=(1, 3))
-    if values is None:
+    """--block-shape: one side or three (z, y, x), in voxels."""
+    if text is None:
         return None
-    z, y, x = values * 3 if len(values) == 1 else values
+    values = numbers(text, name="--block-shape", counts=(1, 3))
+    if any(value != int(value) or value < 1 for value in values):
+        raise InputError(f"--block-shape takes whole numbers of at least 1, but {text!r} was given.")
+    z, y, x = (int(value) for value in values * (3 // len(values)))
     return z, y, x
+
+
+def threshold_of(text: str | None) -> tuple[float] | tuple[float, float] | None:
+    """--threshold: LOW or LOW,HIGH, in grey values."""
+    if text is None:
+        return None
+    low, *high = numbers(text, name="--threshold", counts=(1, 2))
+    return (low, high[0]) if high else (low,)
 
 
 MaskArgument = Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array (path or URL) with the mask.")]
@@ -89,11 +98,11 @@ def _config(
         mask=absolute_location(mask),
         level=level,
         label=label,
-        threshold=numbers(threshold, float, name="--threshold", counts=(1, 2)),  # type: ignore[arg-type]
+        threshold=threshold_of(threshold),
         voxel_size_um=voxel_size_of(voxel_size_um),
-        border=border,  # type: ignore[arg-type]
+        border=border,
         regions=absolute_location(regions) if regions is not None else None,
-        map=map_kind,  # type: ignore[arg-type]
+        map=map_kind,
         block_shape=block_shape_of(block_shape),
         keep_scratch=keep_scratch,
     )
@@ -236,10 +245,22 @@ def demo(
     """Measure a vascular phantom of known diameters and compare."""
     from workflows.demonstrate import demonstrate
 
-    demonstrate(folder, side=side, workers=workers, quiet=quiet, say=lambda text: _say(text))
+    shown = demonstrate(folder, side=side, workers=workers, quiet=quiet, say=lambda text: _say(text, quiet=quiet))
+    _print_results(shown.run.path, shown.statistics)
+    diameters = [row.designed_um for row in shown.comparison.rows]
+    print(f"phantom     {len(diameters)} tubes of {min(diameters):.4g} to {max(diameters):.4g} µm; the mean thickness")
+    print(
+        f"            of a tube differs by {shown.largest_difference_voxels:.2f} voxels at the most from its diameter"
+    )
+    print(f"map         {shown.run.map} (any OME-Zarr 0.5 viewer)")
+    print("try next")
+    print(f"  voxcaliper info {shown.mask}")
+    print(f"  voxcaliper plan thickness {shown.mask} --block-shape 64")
+    print(f"  voxcaliper thickness {shown.mask} --run {shown.run.path.with_name('closed')} --border closed")
+    print("  voxcaliper convert YOUR.tif yours.ome.zarr --voxel-size-um 7.5")
 
 
-def _print_results(run: Path, statistics: dict[str, Any]) -> None:
+def _print_results(run: Path, statistics: Mapping[str, Any]) -> None:
     thickness_um = statistics["thickness_um"]
     print(f"foreground  {statistics['foreground_voxels']:,} of {statistics['volume_voxels']:,} voxels")
     if thickness_um["mean"] is not None:

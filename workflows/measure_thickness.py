@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from distributed import Client
 
 from pipeline import centres, distance, thickness
-from pipeline.engine import Outcome, Progress, Stage, Stopwatch, run_stage
+from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch, run_stage
 from pipeline.errors import InputError
 from pipeline.geometry import Index
 from pipeline.job import ThicknessJob

@@ -10,7 +10,7 @@ import numpy as np
 
 from cluster.local import Workers
 from pipeline.errors import InputError, PlanError
-from pipeline.geometry import BlockGrid, Index, VoxelSize
+from pipeline.geometry import BlockGrid, Index
 from pipeline.job import ThicknessJob, distance_dtype, ledger_of
 from pipeline.memory import WORKER_BYTES, task_bytes
 from pipeline.volume.opening import Volume, open_volume
@@ -20,7 +20,7 @@ from workflows.config import StagePlan, ThicknessConfig, ThicknessPlan
 BLOCK_SIDES = (512, 384, 256, 192, 128, 96, 64)
 """Sides that are tried for a block, largest first; each is fitted to the source's shards or chunks."""
 BLOCKS_PER_THREAD = 2
-"""So many blocks a thread, at least, where blocks of SMALLEST_WHOLE_SIDE allow it: the last ones to finish wait less."""
+"""So many blocks a thread, at least, before blocks larger than this side are taken: nobody waits long for the last."""
 SMALLEST_SIDE_FOR_SPREAD = 128
 LARGEST_SIDE = 32768
 SCRATCH_BYTES_PER_VOXEL = 1.2
@@ -173,20 +173,21 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
     """The plan as a person reads it."""
     voxels = math.prod(plan.shape)
     worst = max(stage.memory_bytes for stage in plan.stages)
-    lines = [
-        f"mask        {job.mask.name}: {_times(plan.shape)} voxels, {job.mask.dtype}, {job.foreground.describe()}",
-        f"voxel size  {', '.join(f'{v:g}' for v in plan.voxel_size_um)} µm (z, y, x);"
-        f" squared distances in ({plan.unit_um:g} µm)² with weights {', '.join(map(str, plan.weights))}",
-        f"border      {job.border}",
-        f"blocks      {_times(plan.blocks)} = {math.prod(plan.blocks):,} of {_times(plan.block_shape)} voxels",
-        f"read        {_gib(plan.source_bytes)} of voxels, decoded ({plan.source_bytes / voxels:.2f} bytes a voxel)",
-        f"write       map {_gib(plan.map_bytes)} before compression; scratch about {_gib(plan.scratch_bytes)},"
-        " removed at the end",
-        f"memory      {_gib(worst)} a task at most ({worst / math.prod(plan.block_shape):.1f} bytes a voxel of a block)"
-        f" + {_gib(WORKER_BYTES)} a worker; available {_gib(workers.memory_bytes)} for each of {workers.threads} threads"
-        f" on {workers.description}",
-        "stages      tasks      memory a task",
-    ]
+    spacing = ", ".join(f"{v:g}" for v in plan.voxel_size_um)
+    share = worst / math.prod(plan.block_shape)
+    rows = {
+        "mask": f"{job.mask.name}: {_times(plan.shape)} voxels, {job.mask.dtype}, {job.foreground.describe()}",
+        "voxel size": f"{spacing} µm (z, y, x)",
+        "distances": f"{job.dtype} in ({plan.unit_um:g} µm)², weights {', '.join(map(str, plan.weights))}",
+        "border": job.border,
+        "blocks": f"{_times(plan.blocks)} = {math.prod(plan.blocks):,} of {_times(plan.block_shape)} voxels",
+        "read": f"{_gib(plan.source_bytes)} of voxels, decoded ({plan.source_bytes / voxels:.2f} bytes a voxel)",
+        "write": f"map {_gib(plan.map_bytes)}, scratch about {_gib(plan.scratch_bytes)}, before compression",
+        "memory": f"{_gib(worst)} a task ({share:.1f} bytes a voxel of a block) + {_gib(WORKER_BYTES)} a worker",
+        "available": f"{_gib(workers.memory_bytes)} for each of {workers.threads} threads on {workers.description}",
+    }
+    lines = [f"{name:<12}{text}" for name, text in rows.items()]
+    lines.append("stages        tasks  memory a task")
     lines += [f"  {stage.name:<12}{stage.tasks:>7,}{_gib(stage.memory_bytes):>15}" for stage in plan.stages]
     return "\n".join(lines)
 

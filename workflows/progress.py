@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import Any, Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -61,7 +61,7 @@ class TerminalReporter:
         self._progress.stop()
 
     def stage(self, name: str, steps: int, of_steps: int, voxels: int, of_voxels: int) -> None:
-        fields = {"steps": f"{steps:,}/{of_steps:,}", "rate": "–"}
+        fields: dict[str, Any] = {"steps": f"{steps:,}/{of_steps:,}", "rate": "–"}
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=of_voxels, **fields)
             self._begin[name] = (time.monotonic(), voxels)

@@ -1,9 +1,9 @@
 """A run lives in a folder, and everything about it is a file there.
 
-    run.json          what was asked                 plan.json   how it is done
-    ledger/           what is finished (see pipeline.ledger); only totals remain when the run is complete
-    run.log           what happened                  lock        held while a process works on the run
-    thickness.ome.zarr  statistics.json  histogram.csv  report.html  provenance.json   the results
+run.json          what was asked                 plan.json   how it is done
+ledger/           what is finished (see pipeline.ledger); only totals remain when the run is complete
+run.log           what happened                  lock        held while a process works on the run
+thickness.ome.zarr  statistics.json  histogram.csv  report.html  provenance.json   the results
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def _load(kind: type[Model], path: Path) -> Model:
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunError(f"{path.parent} is not a run of voxcaliper: {path.name} is missing; check the folder.") from error
+        raise RunError(
+            f"{path.parent} is not a run of voxcaliper: {path.name} is missing; check the folder."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

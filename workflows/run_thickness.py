@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed import Client
 
 from cluster.local import Workers
-from pipeline.engine import Progress
+from pipeline.engine import Client, Progress
 from pipeline.errors import RunError, StorageError
 from pipeline.job import ThicknessJob
 from pipeline.ledger import write_json
@@ -64,7 +63,10 @@ def reopen(run: RunFolder, workers: Workers) -> ThicknessJob:
     plan = run.plan()
     job = open_job(run.config(), run.path, block_shape=plan.block_shape)
     regions = job.regions.identity() if job.regions else None
-    for name, now, then in (("mask", job.mask.identity(), plan.mask_identity), ("regions", regions, plan.regions_identity)):
+    for name, now, then in (
+        ("mask", job.mask.identity(), plan.mask_identity),
+        ("regions", regions, plan.regions_identity),
+    ):
         if now != then:
             changed = [key for key in then or {} if (now or {}).get(key) != (then or {})[key]]
             raise RunError(
@@ -95,7 +97,7 @@ def execute(
             statistics = _write_results(run, job, totals, workers, time.perf_counter() - began, compare)
             log.info("complete")
         except BaseException as error:
-            log.error("ended by %s: %s", type(error).__name__, error)
+            log.error("ended by %s: %s", type(error).__name__, error)  # noqa: TRY400  the sentence is for a person
             raise
     return statistics
 
@@ -157,7 +159,12 @@ def _provenance(
             "source": source_bytes / voxels,
             "scratch": (sum(stage["bytes_read"] for stage in totals.values()) - source_bytes) / voxels,
         },
-        "workers": {"processes": workers.count, "threads": workers.threads, "where": workers.description, "device": "cpu"},
+        "workers": {
+            "processes": workers.count,
+            "threads": workers.threads,
+            "where": workers.description,
+            "device": "cpu",
+        },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "host": {"name": socket.gethostname(), "system": platform.platform(), "machine": platform.machine()},
     }
@@ -171,23 +178,28 @@ def _report(
     whole = tally.total()
     blocks = " × ".join(map(str, job.grid.block_shape))
     shown = {
+        "voxcaliper": provenance["versions"]["voxcaliper"],
         "Mask": f"{job.mask.name} ({job.mask.format}, level {job.mask.level}, {job.mask.dtype})",
         "Foreground": job.foreground.describe(),
         "Border of the volume": job.border,
         "Blocks": f"{len(job.grid):,} of {blocks} voxels",
         "Tasks per block": f"{provenance['tasks_per_block']:.2f}",
-        "Bytes read per voxel": "source {source:.2f}, scratch {scratch:.2f}".format(**provenance["bytes_read_per_voxel"]),
-        "Workers": f"{workers['processes']} processes, {workers['device']}" if (workers := provenance["workers"]) else "",
+        "Bytes read per voxel": "source {source:.2f}, scratch {scratch:.2f}".format(
+            **provenance["bytes_read_per_voxel"]
+        ),
+        "Workers": f"{workers['processes']} processes, {workers['device']}"
+        if (workers := provenance["workers"])
+        else "",
         "Versions": ", ".join(f"{name} {number}" for name, number in provenance["versions"].items()),
         "Algorithm version": str(ALGORITHM_VERSION),
         "Completed": provenance["completed"],
     }
     if job.regions is not None:
         shown["Regions"] = job.regions.name
-    if provenance["input"]["objects_missing_read_as_fill_value"]:
+    missing = provenance["input"]["objects_missing_read_as_fill_value"]
+    if missing:
         shown["Not stored in the source"] = (
-            f"{provenance['input']['objects_missing_read_as_fill_value']:,} of {len(job.mask.objects):,} chunks or shards,"
-            f" read as the fill value {job.mask.fill_value:g}"
+            f"{missing:,} of {len(job.mask.objects):,} chunks or shards, read as the fill value {job.mask.fill_value:g}"
         )
     return ReportContent(
         title=f"Local thickness of {Path(job.mask.location).name}",
@@ -216,7 +228,7 @@ def _slices(job: ThicknessJob) -> tuple[list[Slice], str | None]:
 
     def thickness_um(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
         if job.map_kind == "squared-radius":
-            return (2.0 * np.sqrt(values.astype(np.float64)) * unit_um).astype(np.float32)
-        return values.astype(np.float32, copy=False)
+            values = 2.0 * np.sqrt(values.astype(np.float64)) * unit_um
+        return np.asarray(values, np.float32)
 
     return orthogonal_slices(lambda box: thickness_um(volume.read(box)), volume.shape, volume.voxel_size), None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
 from numba import njit
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Integer = int | np.integer[Any]
+"""A scalar of a kernel."""
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:

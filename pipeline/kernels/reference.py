@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 
-def squared_distance(mask: npt.NDArray[np.bool_], weights: tuple[int, int, int], *, closed: bool) -> npt.NDArray[np.int64]:
+def squared_distance(
+    mask: npt.NDArray[np.bool_], weights: tuple[int, int, int], *, closed: bool
+) -> npt.NDArray[np.int64]:
     """D(q) = min over background voxels b of Σ weight·(q − b)²; 0 on background.
 
     mask : bool (z, y, x); True is foreground. closed : the voxels just outside of the volume are background.

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.report.content import Comparison, Slice, ThicknessHistogram
@@ -43,7 +42,7 @@ class Bins(NamedTuple):
 
     @property
     def centres_um(self) -> NDArray[np.float64]:
-        return np.arange(self.share.size) * self.width_um
+        return np.arange(self.share.size, dtype=np.float64) * self.width_um
 
 
 def thickness_bins(histogram: ThicknessHistogram, voxel_um: float) -> Bins:
@@ -59,7 +58,7 @@ def thickness_bins(histogram: ThicknessHistogram, voxel_um: float) -> Bins:
 
 
 def colour_limit_um(histogram: ThicknessHistogram) -> float:
-    """Upper end of the colours: the largest thickness, or the 99.5 % quantile if a few thick voxels double the range."""
+    """Upper end of the colours: the largest thickness, or the 99.5 % quantile where a few voxels are far thicker."""
     h = thickness_um(histogram.squared_radius, histogram.unit_um)
     cumulative = np.cumsum(histogram.voxels)
     usual = float(h[np.searchsorted(cumulative, -(-995 * int(cumulative[-1]) // 1000))])
@@ -82,7 +81,7 @@ def slices_png(slices: Sequence[Slice], histogram: ThicknessHistogram, voxel_um:
         left = 0.0
         for plane in row:
             wide, high = (size * layout.inch_per_um for size in _size_um(plane))
-            _draw_slice(axes(left, top - high, wide, high), plane, limit)
+            _draw_slice(axes(left, top - high, wide, high), plane, limit, 1.0 / layout.inch_per_um)
             left += wide + GAP
         row_top, top = top, top - layout.row_height(row) - GAP
     wide, high = FIGURE_WIDTH - left, LEGEND_HEIGHT
@@ -100,7 +99,7 @@ def slices_png(slices: Sequence[Slice], histogram: ThicknessHistogram, voxel_um:
         limit,
     )
     image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image, metadata={"Software": None})
+    figure.savefig(image, format="png", metadata={"Software": None})
     return image.getvalue()
 
 
@@ -199,7 +198,7 @@ def _arranged(slices: Sequence[Slice]) -> _Layout:
     return max(layouts, key=lambda layout: layout.inch_per_um / math.sqrt(layout.height))
 
 
-def _draw_slice(axes: Axes, plane: Slice, limit_um: float) -> None:
+def _draw_slice(axes: Axes, plane: Slice, limit_um: float, um_per_inch: float) -> None:
     width, height = _size_um(plane)
     colours = COLOURS(np.clip(plane.thickness_um / limit_um, 0.0, 1.0), bytes=True)
     colours[plane.thickness_um <= 0] = [*bytes.fromhex(NIGHT[1:]), 255]
@@ -211,7 +210,6 @@ def _draw_slice(axes: Axes, plane: Slice, limit_um: float) -> None:
     third = third_axis(plane.plane)
     where = f"largest along {third}" if plane.position_um is None else f"{third} = {position(plane.position_um)} µm"
     axes.set_title(where, loc="right", fontsize=9.5, color=INK, pad=5)
-    um_per_inch = height / (axes.get_position().height * axes.figure.get_figheight())
     if width < 0.7 * um_per_inch or height < 0.5 * um_per_inch:
         return  # No room for a bar, and every plane has the same scale.
     bar = round_below(0.3 * width)
@@ -220,7 +218,12 @@ def _draw_slice(axes: Axes, plane: Slice, limit_um: float) -> None:
     middle = 0.5 * width if width < 1.6 * um_per_inch else width - 0.5 * bar - 0.14 * um_per_inch
     halo = [Stroke(linewidth=5, foreground=NIGHT), Normal()]
     axes.plot(
-        (middle - bar / 2, middle + bar / 2), (y, y), color="white", linewidth=3, solid_capstyle="butt", path_effects=halo
+        (middle - bar / 2, middle + bar / 2),
+        (y, y),
+        color="white",
+        linewidth=3,
+        solid_capstyle="butt",
+        path_effects=halo,
     )
     axes.annotate(
         length(bar),
@@ -241,15 +244,19 @@ def _draw_legend(bars: Axes, colours: Axes, bins: Bins, limit_um: float) -> None
     right = float(centres[-1]) + 0.5 * bins.width_um
     bars.set_facecolor(NIGHT)
     bars.bar(
-        centres, bins.share[shown], 0.84 * bins.width_um, color=COLOURS(np.clip(centres / limit_um, 0.0, 1.0)), linewidth=0
+        centres,
+        bins.share[shown],
+        0.84 * bins.width_um,
+        color=COLOURS(np.clip(centres / limit_um, 0.0, 1.0)),
+        linewidth=0,
     )
     bars.set_ylim(0, 1.12 * float(bins.share[shown].max()))
     bars.set_xticks([])
     ramp = COLOURS(np.clip(np.linspace(0.0, right, 1024) / limit_um, 0.0, 1.0), bytes=True)
     colours.imshow(ramp[None], extent=(0, right, 0, 1), aspect="auto", interpolation="nearest")
     colours.tick_params(axis="x", colors=INK, labelsize=9.5)
-    colours.xaxis.get_major_locator().set_params(prune="both")  # type: ignore[attr-defined]
-    colours.set_xlabel("local thickness (µm); bars: share of the whole foreground", fontsize=9.5, color=INK)
+    colours.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], prune="both"))
+    colours.set_xlabel("local thickness (µm)", fontsize=9.5, color=INK)
     for axes in (bars, colours):
         axes.set_xlim(0, right)
         axes.set_yticks([])
@@ -274,5 +281,5 @@ def _svg(figure: Figure, salt: str) -> str:
     """An SVG whose text is text, in the reader's fonts, and whose bytes depend on the values only."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
+        figure.savefig(text, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     return text.getvalue().replace("'DejaVu Sans'", SYSTEM_FONTS)

@@ -13,9 +13,9 @@ from pipeline.report import figures, numbers
 from pipeline.report.content import ReportContent
 from pipeline.statistics import write_whole
 
-TEMPLATE = "report.html.jinja"
-OPEN_ROWS = 24
-"""A longer table of regions comes folded."""
+TEMPLATE = "report.html.j2"
+OPEN_ROWS = 50
+"""A longer table of regions comes folded, as does one whose regions a comparison already lists."""
 
 
 def render_report(content: ReportContent) -> str:
@@ -40,9 +40,7 @@ def render_report(content: ReportContent) -> str:
         foreground=foreground,
         regions=_regions(statistics),
         open_rows=OPEN_ROWS,
-        slices_figure=_embedded(
-            "image/png", figures.slices_png(content.slices, content.histogram, voxel_um)
-        )
+        slices_figure=_embedded("image/png", figures.slices_png(content.slices, content.histogram, voxel_um))
         if foreground and content.slices
         else None,
         histogram_figure=_embedded(

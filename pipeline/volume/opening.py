@@ -15,7 +15,6 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import lru_cache
 from itertools import product
 from typing import Any, cast
@@ -25,37 +24,18 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 import zarr.errors
-from ome_zarr_models.common.coordinate_transformations import VectorScale, VectorTranslation
-from ome_zarr_models.v04.multiscales import Multiscale as Multiscale04
-from ome_zarr_models.v05.multiscales import Dataset, Multiscale
-from pydantic import ValidationError
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
+from pipeline.volume.metadata import ImageMetadata, image_metadata
 
 Position = tuple[float, float, float]
 """A point in µm (z, y, x)."""
 
-PIECE_BYTES = 32 * 2**20
+PIECE_BYTES = 16 * 2**20
 """Boxes are read in pieces of about this size, so that decoding needs little beside the box itself."""
-
-DECODERS = 10
-"""Chunks that Zarr decodes at the same time (its setting async.concurrency)."""
-
-UM_PER_UNIT = {
-    **dict.fromkeys(("micrometer", "micrometre", "micron", "microns", "um", "\u00b5m", "\u03bcm"), Decimal(1)),
-    **dict.fromkeys(("nanometer", "nanometre", "nm"), Decimal("1e-3")),
-    **dict.fromkeys(("angstrom", "\u00c5", "\u212b"), Decimal("1e-4")),
-    **dict.fromkeys(("picometer", "picometre", "pm"), Decimal("1e-6")),
-    **dict.fromkeys(("millimeter", "millimetre", "mm"), Decimal("1e3")),
-    **dict.fromkeys(("centimeter", "centimetre", "cm"), Decimal("1e4")),
-    **dict.fromkeys(("decimeter", "decimetre", "dm"), Decimal("1e5")),
-    **dict.fromkeys(("meter", "metre", "m"), Decimal("1e6")),
-    **dict.fromkeys(("inch", "in"), Decimal(25400)),
-}
-"""The NGFF names (https://ngff.openmicroscopy.org/0.5/#axes-md) and the short ones seen in files."""
 
 
 @dataclass(frozen=True)
@@ -137,23 +117,30 @@ class Volume:
         return math.prod(shape) * np.dtype(self.dtype).itemsize + self.piece_bytes(shape)
 
     def piece_bytes(self, shape: Index) -> int:
-        """Most memory that `read_piece` takes for a piece of a box of this shape, its result included."""
-        itemsize = np.dtype(self.dtype).itemsize
-        layer = min(shape[0], self.chunk_shape[0]) * shape[1] * shape[2] * itemsize
-        piece = min(math.prod(shape) * itemsize, max(PIECE_BYTES, layer))
-        # A piece exists as the result of the shard, the result of Zarr and, at worst, as stored bytes.
-        return 3 * piece + 2 * DECODERS * math.prod(self.chunk_shape) * itemsize
+        """Most memory that `read_piece` takes for a piece of a box of this shape, its result included.
+
+        A piece exists twice (result of the shards, result of Zarr), the chunks it touches at worst twice as well
+        (as stored, where they cannot be compressed, and decoded).
+        """
+        planes = min(shape[0], self._planes(shape))
+        touched = [
+            min(-(-n // chunk), -(-(side - 1) // chunk) + 1) * chunk
+            for n, side, chunk in zip(self.shape, (planes, *shape[1:]), self.chunk_shape, strict=True)
+        ]
+        return 2 * (planes * shape[1] * shape[2] + math.prod(touched)) * np.dtype(self.dtype).itemsize
 
     def pieces(self, box: Box) -> Iterator[Box]:
         """The box cut along z at chunk borders into parts of about PIECE_BYTES."""
-        plane_bytes = max(1, box.shape[1] * box.shape[2] * np.dtype(self.dtype).itemsize)
-        chunk = self.chunk_shape[0]
-        step = max(1, PIECE_BYTES // plane_bytes // chunk) * chunk
-        start = box.start[0]
+        chunk, step, start = self.chunk_shape[0], self._planes(box.shape), box.start[0]
         while start < box.stop[0]:
             stop = min(box.stop[0], start // chunk * chunk + step)
             yield Box((start, *box.start[1:]), (stop, *box.stop[1:]))
             start = stop
+
+    def _planes(self, shape: Index) -> int:
+        """Planes in a piece of a box: whole chunks, as many as PIECE_BYTES hold, at least one."""
+        plane_bytes = max(1, shape[1] * shape[2] * np.dtype(self.dtype).itemsize)
+        return max(1, PIECE_BYTES // plane_bytes // self.chunk_shape[0]) * self.chunk_shape[0]
 
     def read_piece(self, box: Box) -> npt.NDArray[Any]:
         """As `read`, in one go: for boxes from `pieces`."""
@@ -236,7 +223,7 @@ class Volume:
                 stop = cast(Index, tuple(map(min, part.stop, box.stop)))
                 self._voxels(Box(start, stop))
             where = ""
-        except Exception as culprit:  # the search is for the object that fails, whatever it fails with
+        except Exception as culprit:  # noqa: BLE001  the search is for what fails, whatever it fails with
             error = culprit
         return StorageError(
             f"{self.name}: the voxels {_span(box)} cannot be read: {_reason(error)}{where};"
@@ -298,7 +285,7 @@ def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None
             return _describe(location, "", node, image=None, level=0, voxel_size_um=voxel_size_um)
         location, image, level = parent
     else:
-        found = _image(location, dict(node.attrs))
+        found = image_metadata(location, dict(node.attrs))
         if found is None:
             raise InputError(_not_an_image(location, node))
         image = found
@@ -361,125 +348,14 @@ def _listing(names: list[str]) -> str:
 
 
 def _not_an_image(location: str, group: zarr.Group) -> str:
-    try:
-        members = sorted(name for name, _ in group.members())
-    except Exception:  # listing is optional for a store; the message is about the missing metadata
-        members = []
+    members = sorted(name for name, _ in group.members()) if group.store.supports_listing else []
     return (
         f"{location} is a Zarr group without OME-Zarr image metadata (multiscales); it holds {_listing(members)}:"
         f" give one of its arrays or images, for example {location}/{members[0] if members else 'NAME'}."
     )
 
 
-def _image(location: str, attributes: dict[str, Any]) -> _Image | None:
-    """The image metadata of a group, None where it has none."""
-    ome = attributes.get("ome")
-    if isinstance(ome, dict) and "multiscales" in ome:
-        if ome.get("version") != "0.5":
-            raise InputError(f"{location} is OME-Zarr {ome.get('version')}; the versions 0.4 and 0.5 can be read.")
-        documents, version = ome["multiscales"], "0.5"
-    elif "multiscales" in attributes:
-        documents, version = attributes["multiscales"], "0.4"
-    else:
-        return None
-    try:
-        document = _repaired(documents[0])
-        if version == "0.5":
-            multiscale = Multiscale.model_validate(document)
-        else:
-            multiscale = Multiscale04.model_validate(document).to_version("0.5")
-    except (ValidationError, LookupError, TypeError, AttributeError) as error:
-        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no list of datasets"
-        raise InputError(f"{location} has invalid OME-Zarr {version} metadata: {detail}.") from error
-    return _Image(f"OME-Zarr {version}", multiscale)
-
-
-def _repaired(document: dict[str, Any]) -> dict[str, Any]:
-    """Image metadata without the translations that stand before their scale.
-
-    Such metadata are invalid, but published (the Human Organ Atlas); what the translation means is anyone's guess.
-    """
-    datasets = []
-    for dataset in document["datasets"]:
-        transforms = dataset.get("coordinateTransformations")
-        kinds = [transform.get("type") for transform in transforms or ()]
-        datasets.append(
-            {**dataset, "coordinateTransformations": transforms[1:] if kinds[:1] == ["translation"] else transforms}
-        )
-    return {**document, "datasets": datasets}
-
-
-@dataclass(frozen=True)
-class _Image:
-    """Image metadata."""
-
-    format: str
-    multiscale: Multiscale
-
-    @property
-    def datasets(self) -> tuple[Dataset, ...]:
-        return self.multiscale.datasets
-
-    def axis_names(self, location: str) -> list[str]:
-        names = [str(axis.name).lower() for axis in self.multiscale.axes]
-        spatial = [n for n, axis in zip(names, self.multiscale.axes, strict=True) if axis.type in ("space", None)]
-        if sorted(n for n in spatial if n in "zyx") != ["x", "y", "z"]:
-            raise InputError(f"{location} has the axes {', '.join(names)}; three spatial axes z, y, x are needed.")
-        return names
-
-    def units_um(self, location: str) -> list[Decimal] | None:
-        """µm per unit of each axis (1 for axes that are not spatial), None where a spatial axis has no unit."""
-        factors = []
-        for axis in self.multiscale.axes:
-            if str(axis.name).lower() not in ("z", "y", "x"):
-                factors.append(Decimal(1))
-            elif axis.unit is None:
-                return None
-            elif (factor := unit_um(str(axis.unit))) is None:
-                raise InputError(
-                    f"{location} gives axis {axis.name} in {axis.unit!r}, which is no unit of length known here;"
-                    " give the voxel size with --voxel-size-um."
-                )
-            else:
-                factors.append(factor)
-        return factors
-
-    def placing(self, level: int) -> tuple[list[Decimal], list[Decimal]] | None:
-        """Scale and translation of a level in the axes' units; None where the scale is not in the metadata."""
-        transforms = [
-            *self.datasets[level].coordinateTransformations,
-            *(self.multiscale.coordinateTransformations or ()),
-        ]
-        ndim = len(self.multiscale.axes)
-        scale, translation = [Decimal(1)] * ndim, [Decimal(0)] * ndim
-        for transform in transforms:
-            if isinstance(transform, VectorScale):
-                factors = [plain_decimal(v) for v in transform.scale]
-                scale = [a * b for a, b in zip(scale, factors, strict=True)]
-                translation = [a * b for a, b in zip(translation, factors, strict=True)]
-            elif isinstance(transform, VectorTranslation):
-                translation = [a + plain_decimal(v) for a, v in zip(translation, transform.translation, strict=True)]
-            else:  # a path to an array of scales
-                return None
-        return scale, translation
-
-
-def unit_um(unit: str) -> Decimal | None:
-    """µm per unit of length, None for an unknown unit."""
-    return UM_PER_UNIT.get(unit.strip(), UM_PER_UNIT.get(unit.strip().lower()))
-
-
-def plain_decimal(value: float) -> Decimal:
-    """The decimal an author most likely meant: 0.7 for 0.7 stored as float32 or for 0.7 after rounding errors.
-
-    Voxel sizes become exact integer weights, so that the noise of binary arithmetic must not enter.
-    """
-    with np.errstate(over="ignore"):
-        single = np.float32(value)
-    return Decimal(str(single) if float(single) == value else f"{value:.12g}")
-
-
-def _parent_image(location: str) -> tuple[str, _Image, int] | None:
+def _parent_image(location: str) -> tuple[str, ImageMetadata, int] | None:
     """The image group around an array: its location, metadata and the array's level."""
     head, path = location, ""
     for _ in range(3):  # an array lies one or two folders below its image; more is not looked for
@@ -491,7 +367,10 @@ def _parent_image(location: str) -> tuple[str, _Image, int] | None:
             group = zarr.open_group(head, mode="r", use_consolidated=False)
         except (FileNotFoundError, zarr.errors.NodeNotFoundError, zarr.errors.ContainsArrayError):
             continue
-        image = _image(head, dict(group.attrs))
+        try:
+            image = image_metadata(head, dict(group.attrs))
+        except InputError:  # who names the array itself can do without the metadata around it
+            return None
         if image is not None:
             paths = [dataset.path.strip("/") for dataset in image.datasets]
             return (head, image, paths.index(path)) if path in paths else None
@@ -503,7 +382,7 @@ def _describe(
     array_path: str,
     array: zarr.Array[Any],
     *,
-    image: _Image | None,
+    image: ImageMetadata | None,
     level: int,
     voxel_size_um: Position | None,
 ) -> Volume:

@@ -25,7 +25,8 @@ import zarr
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Index, VoxelSize
-from pipeline.volume.opening import Volume, open_volume, plain_decimal, unit_um
+from pipeline.volume.metadata import plain_decimal, unit_um
+from pipeline.volume.opening import Volume, open_volume
 
 Planes = Callable[[], Iterator[npt.NDArray[Any]]]
 
@@ -52,14 +53,17 @@ class Source:
     layer_bytes: int
 
     def slabs(self, thickness: int) -> Iterator[npt.NDArray[Any]]:
-        """The volume in slabs of `thickness` planes (the last may be thinner), arrays (z, y, x)."""
+        """The volume in slabs of `thickness` planes (the last may be thinner), arrays (z, y, x).
+
+        All of them use the same memory: a slab is gone when the next one is asked for.
+        """
         planes = self.planes()
+        slab = np.empty((min(thickness, self.shape[0]), *self.shape[1:]), self.dtype)
         for start in range(0, self.shape[0], thickness):
-            slab = np.empty((min(thickness, self.shape[0] - start), *self.shape[1:]), self.dtype)
-            for z in range(len(slab)):
+            count = min(thickness, self.shape[0] - start)
+            for z in range(count):
                 slab[z] = self._next(planes, start + z)
-            yield slab
-            del slab  # before the next one is made
+            yield slab[:count]
 
     def _next(self, planes: Iterator[npt.NDArray[Any]], z: int) -> npt.NDArray[Any]:
         try:

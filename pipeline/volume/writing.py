@@ -35,7 +35,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
-from pipeline.volume.opening import DECODERS, Position, Volume, open_volume
+from pipeline.volume.opening import Position, Volume, open_volume
 
 Reducer = Literal["mean", "mode", "any", "max"]
 """What a coarse voxel says about the (up to) 2 × 2 × 2 fine voxels under it.
@@ -45,6 +45,9 @@ mode : labels; the most frequent, and of equally frequent ones the smallest that
 any : bool; True where any of them is.
 max : thickness; the largest under the coarse voxel.
 """
+
+ENCODERS = 10
+"""Chunks of a shard that Zarr encodes at the same time (its setting async.concurrency)."""
 
 COARSEST_SIDE = 64
 """The pyramid ends at the first level whose longest axis is not longer than this."""
@@ -222,15 +225,15 @@ def write_block_bytes(block_shape: Index, dtype: npt.DTypeLike) -> int:
     """
     itemsize = np.dtype(dtype).itemsize
     chunk = math.prod(chunk_side(side) for side in block_shape)
-    return (2 * math.prod(block_shape) + 3 * DECODERS * chunk) * itemsize
+    return (2 * math.prod(block_shape) + 3 * ENCODERS * chunk) * itemsize
 
 
 def reduce_block_bytes(block_shape: Index, dtype: npt.DTypeLike) -> int:
     """Most memory that `reduce_block` takes: the block, what writes it, and 2 × 2 × 2 chunks of the finer level."""
     itemsize = np.dtype(dtype).itemsize
     chunk = math.prod(chunk_side(side) for side in block_shape)
-    # The finer voxels pass through Zarr (result of the shards and result of the array) and the reducer (64-bit sums).
-    making = 8 * chunk * (2 * itemsize + 8) + 2 * DECODERS * chunk * itemsize
+    # The finer voxels, four times as much to decode them, a copy padded to even sides; and the sums in 64 bits.
+    making = 6 * 8 * chunk * itemsize + 2 * 8 * chunk
     return math.prod(block_shape) * itemsize + max(making, write_block_bytes(block_shape, dtype))
 
 

@@ -61,6 +61,7 @@ def test_reduce_block(image: Multiscale) -> None:
 def test_read(image: Multiscale) -> None:
     volume = image.volume(0)
     box = Box((3, 5, 7), (125, 250, 250))
+    assert len(list(volume.pieces(box))) > 1
     assert peak_bytes(lambda: volume.read(box)) <= volume.read_bytes(box.shape) + SLACK
     mask = peak_bytes(lambda: Foreground.threshold(0).read(volume, box))
     assert mask <= Foreground.read_bytes(volume, box.shape) + SLACK

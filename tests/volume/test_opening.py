@@ -216,3 +216,14 @@ def test_images_that_are_no_volumes(tmp_path: Path) -> None:
     assert "OME-Zarr 0.7; the versions 0.4 and 0.5 can be read" in refused(tmp_path / "new.zarr")
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": []}]}
     assert "invalid OME-Zarr 0.5 metadata" in refused(tmp_path / "new.zarr")
+
+
+def test_an_array_in_an_image_with_broken_metadata(tmp_path: Path) -> None:
+    """Naming the array and its voxel size is the way around metadata that nobody can mend."""
+    path = tmp_path / "i.zarr"
+    write_ome_zarr(path, grey())
+    zarr.open_group(path, mode="r+").attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": []}]}
+    refused(path)
+    volume = open_volume(str(path / "0"), voxel_size_um=(2, 2, 2))
+    assert (volume.array_path, volume.voxel_size) == ("", VoxelSize((2, 2, 2)))
+    np.testing.assert_array_equal(volume.read(volume.box), grey())

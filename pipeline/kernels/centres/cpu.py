@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.accelerate import kernel
+from pipeline.kernels.accelerate import Integer, kernel
 
 BRICK = 8
 """Side of a brick in voxels: the unit that the gather accepts or skips at once."""
@@ -46,9 +47,10 @@ def containment_tables(limit: int, weight_z: int, weight_y: int, weight_x: int) 
 
 
 @kernel
-def _contained(d: int, other: int, squared_step: int) -> bool:
+def _contained(d: Integer, other: Integer, squared_step: Integer) -> bool:
     """Whether the ball of squared radius d lies inside the one of other, √squared_step away (continuous test)."""
-    return other - d - squared_step + 1 > 2.0 * np.sqrt(float(squared_step) * float(d - 1)) * ROUNDING
+    slack = float(other - d - squared_step + 1)
+    return slack > 2.0 * math.sqrt(float(squared_step) * float(d - 1)) * ROUNDING
 
 
 @kernel

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.accelerate import kernel
+from pipeline.kernels.accelerate import Integer, kernel
 
 Distances = npt.NDArray[Any]
 """int32 or int64 squared distances."""
@@ -206,7 +206,7 @@ def relax_parabolas(
     The difference of two parabolas of one width is linear, so once the column is lower than all of them it stays so.
     """
     outer, n, inner = distances.shape
-    first = 0
+    first: Integer = 0
     for o in range(outer):
         for c in range(inner):
             last = first + np.int64(counts[o * inner + c]) - 1

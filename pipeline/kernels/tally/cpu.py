@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.accelerate import kernel
+from pipeline.kernels.accelerate import Integer, kernel
 
 
 @kernel
-def _slot(label: int, radius: int, labels: npt.NDArray[np.int64], radii: npt.NDArray[np.int64]) -> int:
+def _slot(label: Integer, radius: Integer, labels: npt.NDArray[np.int64], radii: npt.NDArray[np.int64]) -> Integer:
     """Where (label, radius) lies in an open-addressing table of a power of two of slots, or its free slot."""
     mask = np.uint64(len(radii) - 1)
     mixed = np.uint64(radius) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(label) * np.uint64(0xC2B2AE3D27D4EB4F)

@@ -81,7 +81,7 @@ def tile_minima(radii: Radii) -> Radii:
 @kernel
 def _gap(low: int, side: int, other_low: int, other_side: int) -> int:
     """Voxels between two intervals, counted from centre to centre; 0 where they overlap."""
-    return max(0, max(other_low - (low + side - 1), low - (other_low + other_side - 1)))
+    return max(0, other_low - (low + side - 1), low - (other_low + other_side - 1))
 
 
 @kernel
@@ -102,7 +102,7 @@ def still_useful(
 ) -> npt.NDArray[np.bool_]:  # fmt: skip
     """Which cells of centres may still raise a voxel: they reach a tile whose smallest T is below their largest D."""
     useful = np.zeros(len(cells), np.bool_)
-    tiles_z, tiles_y, tiles_x = minima.shape
+    _, tiles_y, tiles_x = minima.shape
     for c in range(len(cells)):
         for tile in range(minima.size):
             tile_z = tile // (tiles_y * tiles_x)
@@ -122,7 +122,7 @@ def still_useful(
 
 @kernel
 def _probe(minima: Radii, z: Any, y: Any, x: Any, d: Any, weight_z: Any, weight_y: Any, weight_x: Any) -> Any:
-    """Which sub-tiles does the ball of squared radius d at (z, y, x) reach, and can it still raise there?
+    """Find the sub-tiles that the ball of squared radius d at (z, y, x) reaches and can still raise.
 
     minima : 128 values, the smallest T of the 64 sub-tiles, then room for the answers (1 or 0). One array, because
     the vectoriser cannot tell that two arrays do not overlap. Returns the number of ones.

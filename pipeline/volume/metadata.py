@@ -1,0 +1,141 @@
+"""Image metadata of OME-Zarr 0.4 and 0.5: axes, levels, and voxel sizes in µm without the noise of binary numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from ome_zarr_models.common.coordinate_transformations import VectorScale, VectorTranslation
+from ome_zarr_models.v04.multiscales import Multiscale as Multiscale04
+from ome_zarr_models.v05.multiscales import Dataset, Multiscale
+from pydantic import ValidationError
+
+from pipeline.errors import InputError
+
+UM_PER_UNIT = {
+    **dict.fromkeys(("micrometer", "micrometre", "micron", "microns", "um", "\u00b5m", "\u03bcm"), Decimal(1)),
+    **dict.fromkeys(("nanometer", "nanometre", "nm"), Decimal("1e-3")),
+    **dict.fromkeys(("angstrom", "\u00c5", "\u212b"), Decimal("1e-4")),
+    **dict.fromkeys(("picometer", "picometre", "pm"), Decimal("1e-6")),
+    **dict.fromkeys(("millimeter", "millimetre", "mm"), Decimal("1e3")),
+    **dict.fromkeys(("centimeter", "centimetre", "cm"), Decimal("1e4")),
+    **dict.fromkeys(("decimeter", "decimetre", "dm"), Decimal("1e5")),
+    **dict.fromkeys(("meter", "metre", "m"), Decimal("1e6")),
+    **dict.fromkeys(("inch", "in"), Decimal(25400)),
+}
+"""The NGFF names (https://ngff.openmicroscopy.org/0.5/#axes-md) and the short ones seen in files."""
+
+
+@dataclass(frozen=True)
+class ImageMetadata:
+    """What the metadata of an image say of its axes and levels, of both versions in the words of 0.5.
+
+    format : "OME-Zarr 0.4" or "OME-Zarr 0.5".
+    """
+
+    format: str
+    multiscale: Multiscale
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """The levels, finest first."""
+        return self.multiscale.datasets
+
+    def axis_names(self, location: str) -> list[str]:
+        """Names in stored order, lower case; InputError unless three of them are the spatial axes z, y, x."""
+        names = [str(axis.name).lower() for axis in self.multiscale.axes]
+        spatial = [n for n, axis in zip(names, self.multiscale.axes, strict=True) if axis.type in ("space", None)]
+        if sorted(n for n in spatial if n in ("z", "y", "x")) != ["x", "y", "z"]:
+            raise InputError(f"{location} has the axes {', '.join(names)}; three spatial axes z, y, x are needed.")
+        return names
+
+    def units_um(self, location: str) -> list[Decimal] | None:
+        """µm per unit of each axis (1 for axes that are not spatial), None where a spatial axis has no unit."""
+        factors = []
+        for axis in self.multiscale.axes:
+            if str(axis.name).lower() not in ("z", "y", "x"):
+                factors.append(Decimal(1))
+            elif axis.unit is None:
+                return None
+            elif (factor := unit_um(str(axis.unit))) is None:
+                raise InputError(
+                    f"{location} gives axis {axis.name} in {axis.unit!r}, which is no unit of length known here;"
+                    " give the voxel size with --voxel-size-um."
+                )
+            else:
+                factors.append(factor)
+        return factors
+
+    def placing(self, level: int) -> tuple[list[Decimal], list[Decimal]] | None:
+        """Scale and translation of a level in the axes' units; None where the scale is not in the metadata."""
+        transforms = [
+            *self.datasets[level].coordinateTransformations,
+            *(self.multiscale.coordinateTransformations or ()),
+        ]
+        ndim = len(self.multiscale.axes)
+        scale, translation = [Decimal(1)] * ndim, [Decimal(0)] * ndim
+        for transform in transforms:
+            if isinstance(transform, VectorScale):
+                factors = [plain_decimal(v) for v in transform.scale]
+                scale = [a * b for a, b in zip(scale, factors, strict=True)]
+                translation = [a * b for a, b in zip(translation, factors, strict=True)]
+            elif isinstance(transform, VectorTranslation):
+                translation = [a + plain_decimal(v) for a, v in zip(translation, transform.translation, strict=True)]
+            else:  # a path to an array of scales
+                return None
+        return scale, translation
+
+
+def image_metadata(location: str, attributes: dict[str, Any]) -> ImageMetadata | None:
+    """The image metadata of a group, None where it has none."""
+    ome = attributes.get("ome")
+    if isinstance(ome, dict) and "multiscales" in ome:
+        if ome.get("version") != "0.5":
+            raise InputError(f"{location} is OME-Zarr {ome.get('version')}; the versions 0.4 and 0.5 can be read.")
+        documents, version = ome["multiscales"], "0.5"
+    elif "multiscales" in attributes:
+        documents, version = attributes["multiscales"], "0.4"
+    else:
+        return None
+    try:
+        document = _repaired(documents[0])
+        if version == "0.5":
+            multiscale = Multiscale.model_validate(document)
+        else:
+            multiscale = Multiscale04.model_validate(document).to_version("0.5")
+    except (ValidationError, LookupError, TypeError, AttributeError) as error:
+        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no list of datasets"
+        raise InputError(f"{location} has invalid OME-Zarr {version} metadata: {detail}.") from error
+    return ImageMetadata(f"OME-Zarr {version}", multiscale)
+
+
+def _repaired(document: dict[str, Any]) -> dict[str, Any]:
+    """Image metadata without the translations that stand before their scale.
+
+    Such metadata are invalid, but published (the Human Organ Atlas); what the translation means is anyone's guess.
+    """
+    datasets = []
+    for dataset in document["datasets"]:
+        transforms = dataset.get("coordinateTransformations")
+        kinds = [transform.get("type") for transform in transforms or ()]
+        datasets.append(
+            {**dataset, "coordinateTransformations": transforms[1:] if kinds[:1] == ["translation"] else transforms}
+        )
+    return {**document, "datasets": datasets}
+
+
+def unit_um(unit: str) -> Decimal | None:
+    """µm per unit of length, None for an unknown unit."""
+    return UM_PER_UNIT.get(unit.strip(), UM_PER_UNIT.get(unit.strip().lower()))
+
+
+def plain_decimal(value: float) -> Decimal:
+    """The decimal an author most likely meant: 0.7 for 0.7 stored as float32 or for 0.7 after rounding errors.
+
+    Voxel sizes become exact integer weights, so that the noise of binary arithmetic must not enter.
+    """
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    return Decimal(str(single) if float(single) == value else f"{value:.12g}")

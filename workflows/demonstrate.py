@@ -1,0 +1,104 @@
+"""The demonstration: make a vascular phantom of known diameters, measure it, compare, say what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.local import open_cluster
+from pipeline.engine import Progress
+from pipeline.errors import InputError
+from pipeline.report import Comparison, ComparisonRow
+from pipeline.volume.writing import Multiscale, create_multiscale
+from workflows.config import ThicknessConfig
+from workflows.phantom import Phantom, vascular_phantom
+from workflows.progress import reporter
+from workflows.run_folder import RunFolder
+from workflows.run_thickness import execute, start
+
+BLOCK_SIDE = 128
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What the demonstration made: the phantom's mask, its run, what was measured and how it compares."""
+
+    mask: Path
+    run: RunFolder
+    statistics: Mapping[str, Any]
+    comparison: Comparison
+
+    @property
+    def largest_difference_voxels(self) -> float:
+        rows = self.comparison.rows
+        return max(abs(row.measured_um - row.designed_um) for row in rows) / self.comparison.voxel_um
+
+
+def demonstrate(
+    folder: Path, *, side: int, workers: int | None, quiet: bool, say: Callable[[str], None]
+) -> Demonstration:
+    """Write FOLDER/phantom.ome.zarr and FOLDER/regions.ome.zarr, and measure them into FOLDER/run."""
+    folder = folder.absolute()
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; remove it, or name another folder: voxcaliper demo FOLDER.")
+    say(f"making a phantom of {side}³ voxels in {folder}")
+    phantom = vascular_phantom((side, side, side))
+    mask = write_phantom(phantom, folder / "phantom.ome.zarr", regions=False)
+    regions = write_phantom(phantom, folder / "regions.ome.zarr", regions=True)
+    config = ThicknessConfig(mask=str(mask.path), regions=str(regions.path))
+    with open_cluster(scheduler=None, workers=workers) as (client, offer):
+        say(f"dashboard {client.dashboard_link}")
+        run, job = start(config, folder / "run", offer)
+        with run.locked(), reporter(quiet=quiet) as progress:
+
+            def tell(step: Progress) -> None:
+                progress.stage(step.stage, step.blocks, step.of_blocks, step.voxels, step.of_voxels)
+
+            def compare(statistics: Mapping[str, Any]) -> Comparison:
+                return compared(phantom, statistics)
+
+            statistics = execute(client, offer, run, job, report=tell, compare=compare)
+    return Demonstration(mask.path, run, statistics, compared(phantom, statistics))
+
+
+def write_phantom(phantom: Phantom, path: Path, *, regions: bool) -> Multiscale:
+    """The phantom's mask (bool) or its regions (uint8) as an OME-Zarr image, block by block."""
+    z, y, x = (min(BLOCK_SIDE, n) for n in phantom.shape)
+    image = create_multiscale(
+        path,
+        shape=phantom.shape,
+        dtype=np.uint8 if regions else np.bool_,
+        voxel_size=phantom.voxel_size,
+        block_shape=(z, y, x),
+        name=path.name.removesuffix(".ome.zarr"),
+        reducer="mode" if regions else "any",
+    )
+    grid = image.grid(0)
+    for block in grid:
+        image.write_block(0, block, (phantom.read_regions if regions else phantom.read_mask)(grid.box(block)))
+    for level in range(1, len(image.level_shapes)):
+        for block in image.grid(level):
+            image.reduce_block(level, block)
+    return image
+
+
+def compared(phantom: Phantom, statistics: Mapping[str, Any]) -> Comparison:
+    """Designed diameters beside the mean thickness in the middle part of each tube."""
+    rows = []
+    for label, designed_um in phantom.designed_diameters().items():
+        region = statistics["regions"].get(str(label))
+        if region is not None:
+            measured_um = region["thickness_um"]["mean"]
+            rows.append(ComparisonRow(f"tube {label}", designed_um, measured_um, region["foreground_voxels"]))
+    return Comparison(
+        title="Designed and measured diameters",
+        note="Each tube's mean local thickness over the middle part of its length, away from the joints, where larger"
+        " balls legitimately reach in.",
+        rows=sorted(rows, key=lambda row: -row.designed_um),
+        voxel_um=phantom.voxel_size.um[0],
+        expected_voxels=(-0.35, 0.1),
+    )
