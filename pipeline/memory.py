@@ -44,7 +44,7 @@ def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
     cell = min(voxels, CELL**3) * 2 * (size + 2)
     gathered = swept + batch_bytes(voxels, job.dtype) + cell
     written = voxels * size + (write_block_bytes(job.grid.block_shape, job.map.dtype) if job.map else 0)
-    if job.map and np.dtype(job.map.dtype).itemsize != size:
+    if job.map and np.dtype(job.map.dtype).itemsize != size:  # int32 turns into float32 in place, int64 does not
         written += voxels * np.dtype(job.map.dtype).itemsize
     tallied = swept + (job.regions.read_bytes(block) if job.regions else 0)
     stages = {
@@ -54,6 +54,6 @@ def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
         "centres": swept + max(voxels * (size + 2) + faces, voxels + cell),
         "thickness": max(gathered, tallied, written),
     }
-    if job.map and len(job.map.level_shapes) > 1:
+    if job.map and len(job.map.level_shapes) > job.map.own_levels:
         stages["pyramid"] = reduce_block_bytes(job.map.block_shape, job.map.dtype)
     return {name: value + FIXED_BYTES for name, value in stages.items()}

@@ -61,7 +61,7 @@ def squared_local_radius(
 
 
 def thickness_um(radii: Array, unit_um: float) -> npt.NDArray[np.float32]:
-    """Local thickness (diameter) in µm as float32 (z, y, x), 0 on background."""
-    out = np.empty(radii.shape, np.float32)
+    """Local thickness (diameter) in µm as float32 (z, y, x), 0 on background; int32 radii are overwritten by it."""
+    out = radii.view(np.float32) if radii.itemsize == np.dtype(np.float32).itemsize else np.empty(radii.shape, "f4")
     kernels.to_thickness(radii, unit_um, out)
     return out

@@ -1,7 +1,7 @@
 """`voxcaliper convert` and `voxcaliper info`: any volume into OME-Zarr 0.5, and what a volume is.
 
-The order: open the source, write level 0 slab by slab (a slab is one layer of blocks), then every level from the one
-below it, then give the finished image its name.
+The order: open the source, write its blocks slab by slab (a slab is one layer of blocks), each with the coarser levels
+that follow from it alone, then the levels that remain, each from the one below it, then give the finished image its name.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ def _write_volume(source: Source, multiscale: Multiscale, report_progress: Calla
     for z, slab in enumerate(source.slabs(multiscale.block_shape[0])):
         for y, x in np.ndindex(count_y, count_x):
             box = grid.box((z, y, x))
-            multiscale.write_block(0, (z, y, x), slab[:, *box.slices[1:]])
+            multiscale.write_own_levels((z, y, x), slab[:, *box.slices[1:]])
             done += box.voxels
             report_progress("volume", done, total)
 
 
 def _write_pyramid(multiscale: Multiscale, report_progress: Callable[[str, int, int], None]) -> None:
-    done, total = 0, sum(math.prod(shape) for shape in multiscale.level_shapes[1:])
-    for level in range(1, len(multiscale.level_shapes)):
+    done, total = 0, sum(math.prod(shape) for shape in multiscale.level_shapes[multiscale.own_levels :])
+    for level in range(multiscale.own_levels, len(multiscale.level_shapes)):
         grid = multiscale.grid(level)
         for block in grid:
             multiscale.reduce_block(level, block)

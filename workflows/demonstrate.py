@@ -79,8 +79,8 @@ def write_phantom(phantom: Phantom, path: Path, *, regions: bool) -> Multiscale:
     )
     grid = image.grid(0)
     for block in grid:
-        image.write_block(0, block, (phantom.read_regions if regions else phantom.read_mask)(grid.box(block)))
-    for level in range(1, len(image.level_shapes)):
+        image.write_own_levels(block, (phantom.read_regions if regions else phantom.read_mask)(grid.box(block)))
+    for level in range(image.own_levels, len(image.level_shapes)):
         for block in image.grid(level):
             image.reduce_block(level, block)
     return image

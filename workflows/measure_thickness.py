@@ -4,8 +4,8 @@
     distance-y  with the x-neighbours: the parabolas along y
     distance-z  with the x- and y-neighbours: the parabolas along z
     centres     exact distance; the balls that matter
-    thickness   the balls of all blocks that reach this one; map and tally
-    pyramid-n   the coarser levels of the map
+    thickness   the balls of all blocks that reach this one; tally, map and its first coarser levels
+    pyramid-n   the coarser levels of the map that a block cannot write alone
 
 Stages meet at barriers: a block of one stage needs blocks of the stage before it in a whole row, or in reach of the
 largest ball, and with a few blocks a worker the barrier costs less than the bookkeeping of such dependencies would.
@@ -95,7 +95,7 @@ def measure_block(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
         with clock("map"):
             values = thickness.thickness_um(radii, job.voxel_size.unit_um) if job.map_kind == "thickness" else radii
         with clock("write"):
-            job.map.write_block(0, block, values)
+            job.map.write_own_levels(block, values)
     return Outcome({}, {"label": tally.label, "squared_radius": tally.squared_radius, "voxels": tally.voxels})
 
 
@@ -118,7 +118,7 @@ def stages(job: ThicknessJob) -> list[Stage]:
     ]
     if job.map is None:
         return blockwise
-    levels = range(1, len(job.map.level_shapes))
+    levels = range(job.map.own_levels, len(job.map.level_shapes))
     return blockwise + [Stage(f"pyramid-{n}", job.map.grid(n), partial(coarsen_map, level=n)) for n in levels]
 
 

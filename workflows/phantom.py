@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import InputError
 from pipeline.geometry import Box, Index, VoxelSize
 
 Point = NDArray[np.float64]
 """A position in µm (z, y, x); voxel i has its centre at i times the voxel size."""
 
+SMALLEST_SIDE = 16
 ROOT_DIAMETER = 36 / 256
 """Diameter of the root as a share of the shortest side of the box: 36 voxels in 256³."""
 ROOT_START, ROOT_END = (1.0, 0.46, 0.54), (0.63, 0.51, 0.49)
@@ -136,7 +138,14 @@ def vascular_phantom(shape: Index = (256, 256, 256), voxel_size: VoxelSize | Non
     voxel_size : 7.5 µm isotropic unless given. The root enters through the last face of z and its diameter is 36/256
         of the shortest side; at 256³ the diameters go from about 4 to 36 voxels. Tubes touch at their joints only: a
         branch that finds no room for two children stays a last one.
+
+    Raises InputError for sides of fewer than SMALLEST_SIDE voxels.
     """
+    if min(shape) < SMALLEST_SIDE:
+        raise InputError(
+            f"A phantom needs at least {SMALLEST_SIDE} voxels along each axis, but {shape} (z, y, x) was asked for;"
+            " 256 along each is usual."
+        )
     spacing = voxel_size or VoxelSize((7.5, 7.5, 7.5))
     tree = _Tree(shape, spacing, random.Random(SEED))
     return Phantom(shape=shape, voxel_size=spacing, segments=tree.grown())

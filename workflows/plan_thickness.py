@@ -140,7 +140,7 @@ def make_plan(job: ThicknessJob) -> ThicknessPlan:
         map_bytes = sum(math.prod(shape) for shape in job.map.level_shapes) * np.dtype(job.map.dtype).itemsize
         stages += [
             StagePlan(name=f"pyramid-{level}", tasks=len(job.map.grid(level)), memory_bytes=memory["pyramid"])
-            for level in range(1, len(job.map.level_shapes))
+            for level in range(job.map.own_levels, len(job.map.level_shapes))
         ]
     volumes = [job.mask] + ([job.regions] if job.regions else [])
     return ThicknessPlan(

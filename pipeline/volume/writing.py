@@ -1,10 +1,9 @@
 """OME-Zarr 0.5 out of blocks: one block is one whole shard, at every level of the pyramid.
 
-    level 0        level 1          a block of level 1 is made of up to 2 × 2 × 2 blocks of level 0,
-    ┌──┬──┬──┐     ┌──┬─┐           read chunk by chunk, never as a whole
-    ├──┼──┼──┤  →  ├──┼─┤
-    ├──┼──┼──┤     └──┴─┘
-    └──┴──┴──┘
+    level 0        level 1, 2 …     a block halves itself into the shards of the first coarser levels while it is in
+    ┌──┬──┬──┐     ┌┬┬┐             memory; where it would become too small or odd, a level has shards of the full
+    ├──┼──┼──┤  →  ├┼┼┤  →  ┌──┐    block shape again, each made of the level below it, chunk by chunk
+    └──┴──┴──┘     └┴┴┘     └──┘
 
 Two writers never meet in a shard, every chunk is stored and carries a crc32c, and a shard appears under its name only
 when it is complete (Zarr writes `<shard>.<uuid>.partial` and renames). Codec: zstd 1 without shuffle, the smallest and
@@ -52,13 +51,16 @@ ENCODERS = 10
 COARSEST_SIDE = 64
 """The pyramid ends at the first level whose longest axis is not longer than this."""
 
+SMALLEST_SHARD = 32**3
+"""Voxels below which a block leaves the coarser level to others, so that no store ends as a heap of tiny files."""
+
 
 @dataclass(frozen=True)
 class Multiscale:
     """An OME-Zarr image that is written block by block. Frozen and picklable; everything follows from its fields.
 
     path : the image's folder.
-    shape, block_shape : voxels (z, y, x); a block is a shard. Every level has the same block shape.
+    shape, block_shape : voxels (z, y, x); a block is a shard of level 0.
     dtype : bool, integer or float.
     voxel_size : spacing at level 0, µm.
     name : the title viewers show.
@@ -89,14 +91,29 @@ class Multiscale:
         return tuple(_ceil_divide(self.shape, factor) for factor in self.factors)
 
     @property
-    def chunk_shape(self) -> Index:
-        """Shape of the chunks in a shard (z, y, x)."""
-        z, y, x = (chunk_side(side) for side in self.block_shape)
+    def own_levels(self) -> int:
+        """How many levels, 0 included, a block of level 0 can write alone: it halves into whole shards of some size."""
+        for level, factor in enumerate(self.factors):
+            sides = _ceil_divide(self.block_shape, factor)
+            whole = all(
+                b % f == 0 or b >= n for b, f, n in zip(self.block_shape, factor, self.shape, strict=True)
+            ) and (level == 0 or math.prod(sides) >= SMALLEST_SHARD)
+            if not whole:
+                return level
+        return len(self.factors)
+
+    def shard_shape(self, level: int) -> Index:
+        """Shape of a level's shards (z, y, x): the block, halved as often as it stays one block's own."""
+        return _ceil_divide(self.block_shape, self.factors[level]) if level < self.own_levels else self.block_shape
+
+    def chunk_shape(self, level: int) -> Index:
+        """Shape of the chunks in a shard of a level (z, y, x)."""
+        z, y, x = (chunk_side(side) for side in self.shard_shape(level))
         return z, y, x
 
     def grid(self, level: int) -> BlockGrid:
-        """The blocks of a level."""
-        return BlockGrid(self.level_shapes[level], self.block_shape)
+        """The shards of a level as blocks."""
+        return BlockGrid(self.level_shapes[level], self.shard_shape(level))
 
     def volume(self, level: int) -> Volume:
         """A level as a volume to read."""
@@ -131,13 +148,20 @@ class Multiscale:
         except OSError as error:
             raise _not_written(self.path, f"block {block} of level {level}", voxels.nbytes, error) from error
 
+    def write_own_levels(self, block: Index, voxels: npt.NDArray[Any]) -> None:
+        """Write a block of level 0 and all of the coarser levels that follow from it alone."""
+        self.write_block(0, block, voxels)
+        for level in range(1, self.own_levels):
+            voxels = reduce_by_two(voxels, self.reducer)
+            self.write_block(level, block, voxels)
+
     def reduce_block(self, level: int, block: Index) -> None:
-        """Make and write one block of level ≥ 1 from the finished level below it, chunk by chunk."""
+        """Make and write one block of a level ≥ own_levels from the finished level below it, chunk by chunk."""
         finer = self.volume(level - 1)
         step = tuple(c // f for c, f in zip(self.factors[level], self.factors[level - 1], strict=True))
         target = self.grid(level).box(block)
         voxels = np.empty(target.shape, self.dtype)
-        chunks = BlockGrid(target.shape, self.chunk_shape)
+        chunks = BlockGrid(target.shape, self.chunk_shape(level))
         for chunk in chunks:
             part = chunks.box(chunk)
             start = tuple((a + b) * f for a, b, f in zip(target.start, part.start, step, strict=True))
@@ -184,8 +208,8 @@ def create_multiscale(
                 str(level),
                 shape=level_shape,
                 dtype=multiscale.dtype,
-                chunks=multiscale.chunk_shape,
-                shards=block_shape,
+                chunks=multiscale.chunk_shape(level),
+                shards=multiscale.shard_shape(level),
                 compressors=[ZstdCodec(level=1), Crc32cCodec()],
                 fill_value=0,
                 dimension_names=("z", "y", "x"),

@@ -56,8 +56,8 @@ def write(
     sent: Multiscale = pickle.loads(pickle.dumps(multiscale))
     with ThreadPoolExecutor(2) as threads:
         grid = multiscale.grid(0)
-        list(threads.map(lambda block: sent.write_block(0, block, voxels[grid.box(block).slices]), grid))
-        for level in range(1, len(multiscale.level_shapes)):
+        list(threads.map(lambda block: sent.write_own_levels(block, voxels[grid.box(block).slices]), grid))
+        for level in range(multiscale.own_levels, len(multiscale.level_shapes)):
             list(threads.map(lambda block, n=level: sent.reduce_block(n, block), multiscale.grid(level)))
     return multiscale
 
@@ -118,7 +118,7 @@ def test_round_trip(shape: Index, block_shape: Index, case: tuple[Reducer, str],
         multiscale = write(Path(folder) / "i.ome.zarr", voxels, block_shape=block_shape, reducer=reducer)
         for level, level_shape in enumerate(multiscale.level_shapes):
             volume = multiscale.volume(level)
-            assert (volume.shape, volume.shard_shape) == (level_shape, block_shape)
+            assert (volume.shape, volume.shard_shape) == (level_shape, multiscale.shard_shape(level))
             assert volume.every_chunk_stored
             assert volume.missing_chunks(volume.box) == 0
             np.testing.assert_array_equal(volume.read(volume.box), voxels)
@@ -197,3 +197,18 @@ def test_existing_images_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists already; remove it or choose another name"):
         write(tmp_path / "i.ome.zarr", grey(), block_shape=(16, 16, 16))
     assert open_volume(str(tmp_path / "i.ome.zarr")).read_bytes((7, 10, 13)) > math.prod((7, 10, 13)) * 2
+
+
+@pytest.mark.parametrize("reducer", ["mean", "mode", "max"])
+@pytest.mark.parametrize(
+    ("block_shape", "own"), [((64, 64, 64), 2), ((150, 64, 128), 2), ((96, 96, 100), 2), ((63, 64, 64), 1)]
+)
+def test_levels_that_a_block_writes_alone(tmp_path: Path, reducer: Reducer, block_shape: Index, own: int) -> None:
+    voxels = grey((150, 131, 130), "uint16", 3)
+    multiscale = write(tmp_path / "i.ome.zarr", voxels, block_shape=block_shape, reducer=reducer)
+    assert multiscale.own_levels == own
+    for level in range(len(multiscale.level_shapes)):
+        volume = multiscale.volume(level)
+        assert volume.missing_chunks(volume.box) == 0
+        np.testing.assert_array_equal(volume.read(volume.box), voxels)
+        voxels = reduce_by_two(voxels, reducer)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pytest
 from scipy import ndimage
 
 from pipeline.geometry import VoxelSize
-from tests.workflows.runs import TIMEOUT_SECONDS, Finished, environment
+from tests.workflows.runs import Finished, started_scheduler
 from workflows.cli import main
 from workflows.convert_volume import convert
 
@@ -47,31 +43,8 @@ def mask(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Dask scheduler with two workers, in processes of their own."""
-    folder = tmp_path_factory.mktemp("scheduler")
-    file = folder / "scheduler.json"
-    dask = [sys.executable, "-m", "dask"]
-    with (folder / "log").open("wb") as log:
-        processes = [
-            subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment())
-            for command in (
-                [*dask, "scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={file}"],
-                [*dask, "worker", "--nworkers=2", "--nthreads=1", "--no-dashboard", f"--scheduler-file={file}"],
-            )
-        ]
-    try:
-        limit = time.monotonic() + TIMEOUT_SECONDS
-        while not file.exists() or (folder / "log").read_text("utf-8").count("Registered to") < 2:
-            assert time.monotonic() < limit, (folder / "log").read_text("utf-8")
-            time.sleep(0.05)
-        yield json.loads(file.read_text("utf-8"))["address"]
-    finally:
-        family = [child for process in processes for child in psutil.Process(process.pid).children(recursive=True)]
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(30)
-        for orphan in psutil.wait_procs(family, timeout=30)[1]:
-            orphan.kill()
+    with started_scheduler(tmp_path_factory.mktemp("scheduler"), workers=2) as processes:
+        yield processes.address
 
 
 @pytest.fixture

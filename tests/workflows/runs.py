@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
@@ -139,3 +141,50 @@ def read_map(run: Path, level: int = 0) -> npt.NDArray[Any]:
     """A level of a run's map (z, y, x), read by zarr alone."""
     array = zarr.open_array(run / "thickness.ome.zarr", path=str(level), mode="r")
     return np.asarray(array[...])
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A `dask scheduler` and a `dask worker` in processes of their own."""
+
+    address: str
+    scheduler: subprocess.Popen[bytes]
+    workers: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def started_scheduler(folder: Path, *, workers: int) -> Iterator[Scheduler]:
+    """A running Dask cluster on 127.0.0.1, gone at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, log = folder / "scheduler.json", folder / "log"
+    dask = [sys.executable, "-m", "dask"]
+    with log.open("wb") as stream:
+        processes = [
+            subprocess.Popen([*dask, *command], cwd=folder, stdout=stream, stderr=stream, env=environment())
+            for command in (
+                ["scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={file}"],
+                ["worker", f"--nworkers={workers}", "--nthreads=1", "--no-dashboard", f"--scheduler-file={file}"],
+            )
+        ]
+    try:
+        limit = time.monotonic() + TIMEOUT_SECONDS
+        while not file.exists() or log.read_text("utf-8").count("Registered to") < workers:
+            assert time.monotonic() < limit, log.read_text("utf-8")
+            time.sleep(0.05)
+        yield Scheduler(json.loads(file.read_text("utf-8"))["address"], *processes)
+    finally:
+        family = [
+            child
+            for process in processes
+            if process.poll() is None
+            for child in psutil.Process(process.pid).children(recursive=True)
+        ]
+        for process in reversed(processes):  # workers would wait for a scheduler that went first
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for orphan in psutil.wait_procs(family, timeout=15)[1]:
+            orphan.kill()

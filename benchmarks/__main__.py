@@ -1,0 +1,46 @@
+"""`python -m benchmarks [NAME …] [--size small|full] [--output PATH]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from benchmarks.results import Answer, document, machine, write_document
+from benchmarks.volumes import SIZES
+
+QUESTIONS = ("kernels", "peers", "whole_run", "blocks", "memory")
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def main() -> None:
+    """Answer the questions, print the answers, and write them where all questions are answered at full size."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(QUESTIONS)}; default: all")
+    parser.add_argument("--size", choices=[name for name in SIZES if name != "tiny"], default="full")
+    parser.add_argument(
+        "--output", type=Path, help=f"default: {RESULTS.name} beside the benchmarks, for all questions at size full"
+    )
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(QUESTIONS))
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(unknown)}; choose from {', '.join(QUESTIONS)}")
+    complete = not options.names and options.size == "full"
+    where = machine()
+    answers = [_answer(name, options.size) for name in QUESTIONS if name in (options.names or QUESTIONS)]
+    text = document(where, options.size, answers)
+    print(text)
+    output = options.output or (RESULTS if complete else None)
+    if output:
+        write_document(output, text)
+        print(f"written to {output}")
+
+
+def _answer(name: str, size: str) -> Answer:
+    print(f"measuring {name} ...", flush=True)
+    answer: Answer = importlib.import_module(f"benchmarks.{name}").answer(SIZES[size])
+    return answer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The volumes that benchmarks measure, and how large they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from pipeline.geometry import VoxelSize
+from workflows.convert_volume import convert
+
+Mask = npt.NDArray[np.bool_]
+
+SEED = 20240607
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. side : voxels along a volume of kernels and peers; run_side : of whole runs.
+
+    repeats : how often a short measurement is repeated; its median counts.
+    """
+
+    name: str
+    side: int
+    run_side: int
+    repeats: int
+
+
+SIZES = {
+    "tiny": Size("tiny", side=24, run_side=40, repeats=1),
+    "small": Size("small", side=64, run_side=128, repeats=3),
+    "full": Size("full", side=256, run_side=512, repeats=3),
+}
+
+
+def noise(side: int, sigma: float) -> Mask:
+    """Standard normal noise, smoothed with sigma voxels, above its median: half of the voxels, bool (z, y, x)."""
+    values = np.random.default_rng(SEED).standard_normal((side, side, side), dtype=np.float32)
+    smooth = ndimage.gaussian_filter(values, sigma, output=np.float32)
+    return np.asarray(smooth > np.median(smooth))
+
+
+def ball(side: int) -> Mask:
+    """One ball with a radius of 120 / 256 of the side: the thickest structure that fits."""
+    axis = np.arange(side, dtype=np.float32) - (side - 1) / 2
+    squared = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
+    return np.asarray(squared < (120 / 256 * side) ** 2)
+
+
+def slab(side: int) -> Mask:
+    """A slab across the volume, oblique to all axes, with a half width of 40 / 256 of the side."""
+    axis = np.arange(side, dtype=np.float32) - (side - 1) / 2
+    height = (3 * axis[:, None, None] + 2 * axis[None, :, None] + axis[None, None, :]) / np.sqrt(14, dtype=np.float32)
+    return np.asarray(np.abs(height) < 40 / 256 * side)
+
+
+def store(mask: Mask, folder: Path, name: str) -> Path:
+    """Write a mask as OME-Zarr with voxels of 1 µm, as `voxcaliper convert` does, and return its path."""
+    source = folder / f"{name}.npy"
+    target = folder / f"{name}.ome.zarr"
+    np.save(source, mask)
+    convert(str(source), target, voxel_size=VoxelSize((1.0, 1.0, 1.0)))
+    source.unlink()
+    return target
