@@ -1,1 +1,1 @@
-"""Benchmarks: one file per question, results in RESULTS.md. `python -m benchmarks` runs all, the tests run them tiny."""
+"""Benchmarks: one file per question. `python -m benchmarks` runs all and writes RESULTS.md, the tests run them tiny."""

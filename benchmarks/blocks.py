@@ -1,4 +1,4 @@
-"""What does cutting a volume into blocks cost, and which blocks are best?"""
+"""The question: what does cutting a volume into blocks cost, and which blocks are best."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from benchmarks.volumes import Size, noise, store
 from benchmarks.whole_run import SIGMA, WORKERS, run_once, warm_up
 from cluster.local import open_cluster
 
+CUTS = (8, 4, 2, 1)
+"""Blocks along each axis."""
+SMALLEST_SIDE = 20
+
 
 def answer(size: Size) -> Answer:
     """The same volume in blocks of an eighth of its side up to the whole."""
@@ -26,8 +30,10 @@ def answer(size: Size) -> Answer:
         del mask
         with open_cluster(scheduler=None, workers=WORKERS) as (client, workers):
             warm_up(client, workers, folder)
-            for cuts in (8, 4, 2, 1):
+            for cuts in CUTS:
                 side = size.run_side // cuts
+                if side < SMALLEST_SIDE:
+                    continue
                 run = run_once(client, workers, stored, folder / f"run-{side}", block_shape=(side, side, side))
                 moved = run.provenance["bytes_read_per_voxel"]
                 rows.append(
@@ -37,7 +43,8 @@ def answer(size: Size) -> Answer:
                         f"{run.seconds('all') / (WORKERS * run.wall_s):.0%}",
                         f"{run.seconds('distance'):.2f}", f"{run.seconds('distance') / whole_s:.2f}",
                         f"{run.seconds('prune') + run.seconds('gather'):.2f}",
-                        f"{moved['source']:.2f}", f"{moved['scratch']:.2f}", f"{run.bytes_per_voxel('bytes_written'):.2f}",
+                        f"{moved['source']:.2f}", f"{moved['scratch']:.2f}",
+                        f"{run.bytes_per_voxel('bytes_written'):.2f}",
                     )
                 )  # fmt: skip
     table = Table(
@@ -45,8 +52,7 @@ def answer(size: Size) -> Answer:
         ("block", "blocks", "tasks per block", "wall, s", "Mvoxel/s", "busy", "distance, s", "distance / whole",
          "prune + gather, s", "source B/voxel", "scratch read B/voxel", "scratch written B/voxel"),
         tuple(rows),
-        f"Distance: of all stages and workers together, with reading the parabolas; whole: the distance of the volume in"
-        f" one piece, {whole_s:.2f} s. A block of the whole volume keeps one worker only. Shards of the mask are read"
-        " by piece where a block is smaller.",
+        f"Distance: of all stages and workers together, with reading the parabolas; whole: the distance of the volume"
+        f" in one piece, {whole_s:.2f} s. A block of the whole volume keeps one worker only.",
     )  # fmt: skip
     return Answer("What does cutting a volume into blocks cost?", (table,))

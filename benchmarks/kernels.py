@@ -1,4 +1,4 @@
-"""How fast are the kernels beside the edt library's transform, one thread each?"""
+"""The question: how fast are the kernels beside the edt library's transform, one thread each."""
 
 from __future__ import annotations
 

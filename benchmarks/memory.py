@@ -1,4 +1,4 @@
-"""Does a task stay within the memory that the plan sums up?"""
+"""The question: does a task stay within the memory that the plan sums up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast and how exact are localthickness and PoreSpy beside us, one thread each?"""
+"""The question: how fast and how exact are localthickness and PoreSpy beside us, one thread each."""
 
 from __future__ import annotations
 

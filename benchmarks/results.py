@@ -98,10 +98,9 @@ def goal_table(goals: Sequence[Goal]) -> Table:
 
 
 def _markdown(table: Table) -> list[str]:
-    lines = [f"### {table.title}", ""]
-    for row in (table.columns, tuple("---" for _ in table.columns), *table.rows):
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
-    return [*lines, "", *([table.note, ""] if table.note else [])]
+    rows = (table.columns, tuple("---" for _ in table.columns), *table.rows)
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [f"### {table.title}", "", *lines, "", *([table.note, ""] if table.note else [])]
 
 
 def document(where: Table, size: str, answers: Sequence[Answer]) -> str:

@@ -1,4 +1,4 @@
-"""How much of the kernels' speed is left from Zarr to Zarr, and where does the rest go?"""
+"""The question: how much of the kernels' speed is left from Zarr to Zarr, and where does the rest go."""
 
 from __future__ import annotations
 

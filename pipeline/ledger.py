@@ -10,9 +10,7 @@ ones. A stage's parcels may be removed once the stage is finished and nobody rea
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +19,9 @@ from typing import Any
 import numpy.typing as npt
 
 from pipeline.errors import StorageError
+from pipeline.files import PARTIAL, write_json
 from pipeline.geometry import Index
 from pipeline.parcels import Parcel, open_parcel, write_parcel
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
@@ -86,5 +77,5 @@ class Ledger:
 
     def sweep(self) -> None:
         """Remove what killed tasks were writing."""
-        for orphan in self.folder.glob("**/*.partial"):
+        for orphan in self.folder.glob(f"**/*{PARTIAL}"):
             orphan.unlink(missing_ok=True)

@@ -12,11 +12,9 @@ The tail is the footer's length and its crc32c.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import struct
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from numcodecs.checksum32 import CRC32C
 from numcodecs.zstd import Zstd
 
 from pipeline.errors import StorageError
+from pipeline.files import whole_file
 
 PIECE_BYTES = 4 << 20
 _TAIL = struct.Struct("<QI8s")
@@ -112,31 +111,22 @@ def write_parcel(
     summary : JSON. arrays : each an array, or an iterable of 1-D arrays that are joined without being held at once.
     Raises OSError as the file system does; the temporary file is removed then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     table: dict[str, dict[str, Any]] = {}
-    try:
-        with temporary.open("wb") as file:
-            for name, value in arrays.items():
-                pieces: list[tuple[int, int]] = []
-                shape: tuple[int, ...] = (0,)
-                dtype = np.dtype(np.uint8)
-                for part in [value] if isinstance(value, np.ndarray) else value:
-                    shape = part.shape if isinstance(value, np.ndarray) else (shape[0] + part.size,)
-                    dtype = part.dtype
-                    flat = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-                    for start in range(0, flat.size, PIECE_BYTES):
-                        encoded = _CODEC.encode(flat[start : start + PIECE_BYTES])
-                        pieces.append((file.tell(), len(encoded)))
-                        file.write(encoded)
-                table[name] = {"dtype": dtype.str, "shape": list(shape), "pieces": pieces}
-            footer = json.dumps({"summary": dict(summary), "arrays": table}, sort_keys=True).encode()
-            file.write(footer)
-            file.write(_TAIL.pack(len(footer), _checksum(footer), _MAGIC))
-            size = file.tell()
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    return size
+    with whole_file(path) as file:
+        for name, value in arrays.items():
+            pieces: list[tuple[int, int]] = []
+            shape: tuple[int, ...] = (0,)
+            dtype = np.dtype(np.uint8)
+            for part in [value] if isinstance(value, np.ndarray) else value:
+                shape = part.shape if isinstance(value, np.ndarray) else (shape[0] + part.size,)
+                dtype = part.dtype
+                flat = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+                for start in range(0, flat.size, PIECE_BYTES):
+                    encoded = _CODEC.encode(flat[start : start + PIECE_BYTES])
+                    pieces.append((file.tell(), len(encoded)))
+                    file.write(encoded)
+            table[name] = {"dtype": dtype.str, "shape": list(shape), "pieces": pieces}
+        footer = json.dumps({"summary": dict(summary), "arrays": table}, sort_keys=True).encode()
+        file.write(footer)
+        file.write(_TAIL.pack(len(footer), _checksum(footer), _MAGIC))
+        return file.tell()

@@ -6,19 +6,16 @@ they do not depend on blocks, workers or the order of merging.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StorageError
+from pipeline.files import write_json, write_whole
 from pipeline.geometry import VoxelSize
 from pipeline.tally import Histogram, Tally
 
@@ -72,7 +69,7 @@ def write_statistics(path: Path, statistics: Mapping[str, Any]) -> None:
 
     Raises StorageError when it cannot be written.
     """
-    write_whole(path, json.dumps(statistics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    write_json(path, statistics, sort_keys=True)
 
 
 def write_histogram_csv(path: Path, tally: Tally, unit_um: float) -> None:
@@ -86,25 +83,6 @@ def write_histogram_csv(path: Path, tally: Tally, unit_um: float) -> None:
     rows = zip(*(column.tolist() for column in columns), strict=True)
     lines = ["squared_radius,radius_um,thickness_um,voxels", *(",".join(map(repr, row)) for row in rows)]
     write_whole(path, "\n".join(lines) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a UTF-8 text file that is there whole or not at all: temporary name, flush to disk, rename."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-    try:
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{path} could not be written: {error.strerror or error}; make room or mend the permissions there,"
-            " then resume the run."
-        ) from error
 
 
 def _described(histogram: Histogram, voxel_size: VoxelSize) -> Statistics:

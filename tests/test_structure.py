@@ -25,7 +25,7 @@ DOORS = {
     "distributed": ("pipeline.engine", "cluster"),
     "zarr": ("pipeline.volume",),
     "ome_zarr_models": ("pipeline.volume",),
-    "xarray": ("pipeline.volume",),
+    "xarray": ("pipeline.volume", "workflows.results"),
     "tifffile": ("pipeline.volume",),
     "nibabel": ("pipeline.volume",),
     "matplotlib": ("pipeline.report",),

@@ -20,7 +20,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RunError, StorageError
-from pipeline.ledger import write_json
+from pipeline.files import write_json
 from workflows.config import ThicknessConfig, ThicknessPlan
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster.local import Workers
 from pipeline.engine import Client, Progress
 from pipeline.errors import RunError, StorageError
+from pipeline.files import write_json
+from pipeline.geometry import Box
 from pipeline.job import ThicknessJob
-from pipeline.ledger import write_json
 from pipeline.report import (
     Comparison,
     ReportContent,
     Slice,
     ThicknessHistogram,
     Timing,
+    largest_projection,
     orthogonal_slices,
     write_report,
 )
@@ -39,6 +42,9 @@ from workflows.run_folder import RunFolder, create_run
 PACKAGES = ("voxcaliper", "numpy", "numba", "zarr", "numcodecs", "dask", "distributed", "ome-zarr-models")
 SLICE_PIXELS = 1024
 """Slices of the report come from the finest level of the map whose longest axis is not longer than this."""
+
+SPARSE = 0.15
+"""Below this share of foreground the report shows a projection too: slices of a sparse tree are scattered discs."""
 
 DEFINITION = (
     "Local thickness is the diameter 2·√T of the largest open ball inside the foreground that covers a voxel:"
@@ -174,7 +180,7 @@ def _report(
     job: ThicknessJob, tally: Tally, statistics: dict[str, Any], totals: dict[str, dict[str, Any]],
     provenance: dict[str, Any], compare: Callable[[dict[str, Any]], Comparison] | None,
 ) -> ReportContent:  # fmt: skip
-    slices, note = _slices(job)
+    slices, note = _slices(job, statistics["foreground_voxels"] / statistics["volume_voxels"])
     whole = tally.total()
     blocks = " × ".join(map(str, job.grid.block_shape))
     shown = {
@@ -216,7 +222,7 @@ def _report(
     )
 
 
-def _slices(job: ThicknessJob) -> tuple[list[Slice], str | None]:
+def _slices(job: ThicknessJob, foreground_share: float) -> tuple[list[Slice], str | None]:
     if job.map is None:
         return [], "No slices: the run stored no map (--map none)."
     level = next(
@@ -226,9 +232,15 @@ def _slices(job: ThicknessJob) -> tuple[list[Slice], str | None]:
     assert volume.voxel_size is not None
     unit_um = job.voxel_size.unit_um
 
-    def thickness_um(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def thickness_um(values: NDArray[Any]) -> NDArray[np.float32]:
         if job.map_kind == "squared-radius":
             values = 2.0 * np.sqrt(values.astype(np.float64)) * unit_um
         return np.asarray(values, np.float32)
 
-    return orthogonal_slices(lambda box: thickness_um(volume.read(box)), volume.shape, volume.voxel_size), None
+    def read(box: Box) -> NDArray[np.float32]:
+        return thickness_um(volume.read(box))
+
+    slices = orthogonal_slices(read, volume.shape, volume.voxel_size)
+    if foreground_share < SPARSE:
+        slices.append(largest_projection(read, volume.shape, volume.voxel_size))
+    return slices, None

@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from pipeline.files import write_whole
 from pipeline.report import figures, numbers
 from pipeline.report.content import ReportContent
-from pipeline.statistics import write_whole
 
 TEMPLATE = "report.html.j2"
 OPEN_ROWS = 50

@@ -1,0 +1,50 @@
+"""Files that are there whole or not at all, however the writer ends: a temporary name beside, then a rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+from pipeline.errors import StorageError
+
+PARTIAL = ".partial"
+"""Ending of the temporary names; what carries it and belongs to no living process may be removed."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write, which gets its name when the block ends without an error. Raises OSError as it comes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a UTF-8 text file. Raises StorageError where it cannot be written."""
+    try:
+        with whole_file(path) as file:
+            file.write(text.encode("utf-8"))
+    except OSError as error:
+        raise StorageError(
+            f"{path} could not be written: {error.strerror or error}; make room or mend the permissions there,"
+            " then resume the run."
+        ) from error
+
+
+def write_json(path: Path, content: Any, *, sort_keys: bool = False) -> None:
+    """Write a JSON file; equal contents give equal bytes. Raises StorageError where it cannot be written."""
+    text = json.dumps(content, indent=2, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
+    write_whole(path, text + "\n")

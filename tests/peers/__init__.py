@@ -1,0 +1,1 @@
+"""Agreement with programs and algorithms that are not ours."""

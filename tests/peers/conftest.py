@@ -1,0 +1,15 @@
+"""Workers that the comparisons share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from distributed import Client
+
+
+@pytest.fixture(scope="package")
+def client() -> Iterator[Client]:
+    """A real scheduler and worker, in this process."""
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        yield client

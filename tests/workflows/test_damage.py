@@ -1,0 +1,294 @@
+"""Damaged stores, damaged intermediate files and full disks: an exact message, and nothing that was finished is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from tests.workflows.conftest import Command
+from tests.workflows.runs import STAGES, receipts, results, voxcaliper
+
+
+@pytest.fixture(scope="module")
+def whole(mask: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run with all its intermediate files."""
+    folder = tmp_path_factory.mktemp("whole")
+    options = ("--block-shape", "16", "--keep-scratch", "--scheduler", scheduler)
+    done = voxcaliper(folder, "thickness", mask, "--run", folder / "run", *options)
+    assert done.code == 0, done
+    return folder / "run"
+
+
+@pytest.fixture
+def go_on(here: Command, scheduler: str) -> Command:
+    def call(run: Path) -> object:
+        return here("resume", run, "--scheduler", scheduler, "--quiet")
+
+    return call  # type: ignore[return-value]
+
+
+@pytest.fixture
+def stopped(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the run as it was when half of the blocks had their thickness."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for name in ("provenance.json", "report.html", "statistics.json", "histogram.csv", "ledger/thickness.json"):
+        (run / name).unlink()
+    for path in sorted(receipts(run, "thickness"))[32:]:
+        z, (y, x) = path.parent.name, path.name.split(".")[:2]
+        path.unlink()
+        (run / "thickness.ome.zarr" / "0" / "c" / z / y / x).unlink()
+    return run
+
+
+@pytest.fixture
+def copied_mask(mask: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(mask, tmp_path / "mask.ome.zarr"))
+
+
+def flip(path: Path, position: int) -> None:
+    """Turn one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_stopped_run_goes_on(stopped: Path, whole: Path, go_on: Command) -> None:
+    finished = receipts(stopped, "thickness")
+    done = go_on(stopped)
+    assert (done.code, done.err) == (0, ""), done
+    assert results(stopped) == results(whole)
+    assert json.loads((stopped / "provenance.json").read_text("utf-8"))["stages"]["thickness"]["tasks_now"] == 32
+    assert finished.items() <= receipts(stopped, "thickness").items()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("harm", ["gone", "cut", "tail", "footer"])
+def test_a_damaged_receipt_is_made_again(stopped: Path, whole: Path, go_on: Command, stage: str, harm: str) -> None:
+    victim = sorted(receipts(stopped, stage))[21]
+    if harm == "gone":
+        victim.unlink()
+    elif harm == "cut":
+        victim.write_bytes(victim.read_bytes()[:-30])
+    else:
+        flip(victim, -1 if harm == "tail" else -40)
+    done = go_on(stopped)
+    assert (done.code, done.err) == (0, ""), done
+    assert results(stopped) == results(whole)
+
+
+@pytest.mark.parametrize("stage", ["mask", "centres"])
+def test_damage_inside_an_intermediate_file(stopped: Path, whole: Path, go_on: Command, stage: str) -> None:
+    """Only who reads it finds it. The advice of the message leads to the end."""
+    victims = sorted(receipts(stopped, stage))[40:]
+    for victim in victims:
+        flip(victim, 12)
+    while (done := go_on(stopped)).code:
+        message = done.failure()
+        named = [victim for victim in victims if str(victim) in message]
+        assert len(named) == 1, message
+        assert "delete it and run `voxcaliper resume`" in message
+        named[0].unlink()
+        for victim in victims:  # it would take long to find them one by one
+            victim.unlink(missing_ok=True)
+    assert results(stopped) == results(whole)
+
+
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_the_reach_of_the_centres(stopped: Path, whole: Path, go_on: Command, harm: str) -> None:
+    reach = stopped / "ledger" / "reach.parcel"
+    if harm == "gone":
+        reach.unlink()
+    else:
+        flip(reach, -1)
+    done = go_on(stopped)
+    assert (done.code, done.err) == (0, ""), done
+    assert results(stopped) == results(whole)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_damaged_totals_of_a_stage(stopped: Path, whole: Path, go_on: Command, content: str) -> None:
+    (stopped / "ledger" / "centres.json").write_text(content)
+    done = go_on(stopped)
+    assert (done.code, done.err) == (0, ""), done
+    assert results(stopped) == results(whole)
+
+
+def test_killed_while_the_map_was_made(stopped: Path, whole: Path, go_on: Command) -> None:
+    """The folder with the metadata of the map has another name until it is whole."""
+    half = stopped / "thickness.ome.zarr.partial"
+    half.mkdir()
+    (half / "zarr.json").write_text("{")
+    shutil.rmtree(stopped / "thickness.ome.zarr")
+    shutil.rmtree(stopped / "ledger" / "thickness")
+    assert go_on(stopped).code == 0
+    assert results(stopped) == results(whole)
+    assert not half.exists()
+
+
+def test_killed_while_scratch_was_removed(whole: Path, go_on: Command, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    config = json.loads((run / "run.json").read_text("utf-8"))
+    (run / "run.json").write_text(json.dumps({**config, "keep_scratch": False}))
+    shutil.rmtree(run / "ledger" / "mask")
+    assert go_on(run).code == 0
+    assert not [path for path in (run / "ledger").iterdir() if path.suffix != ".json"]
+    assert results(run) == results(whole)
+
+
+def test_half_written_files_are_swept(stopped: Path, whole: Path, go_on: Command) -> None:
+    (stopped / "ledger" / "thickness" / "3" / "3.3.parcel.0123456789ab.partial").write_bytes(b"half")
+    (stopped / "thickness.ome.zarr" / "0" / "c" / "3" / "3" / "3.abc.partial").write_bytes(b"half")
+    assert go_on(stopped).code == 0
+    assert results(stopped) == results(whole)
+    assert not list(stopped.rglob("*.partial"))
+
+
+def test_another_mask_under_the_same_name(measure: Command, go_on: Command, copied_mask: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert measure(copied_mask, run, "--map", "none", "--keep-scratch").code == 0
+    (run / "provenance.json").unlink()
+    metadata = json.loads((copied_mask / "0" / "zarr.json").read_text("utf-8"))
+    (copied_mask / "0" / "zarr.json").write_text(json.dumps({**metadata, "fill_value": True}))
+    message = go_on(run).failure()
+    assert message.startswith(f"The mask of the run {run} changed since it began (metadata_sha256)")
+    (copied_mask / "0" / "zarr.json").write_text(json.dumps(metadata))
+    assert go_on(run).code == 0
+
+
+def test_another_voxel_size_under_the_same_name(
+    measure: Command, go_on: Command, copied_mask: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert measure(copied_mask, run, "--map", "none", "--keep-scratch").code == 0
+    (run / "provenance.json").unlink()
+    text = (copied_mask / "zarr.json").read_text("utf-8")
+    metadata = json.loads(text)
+    for dataset in metadata["attributes"]["ome"]["multiscales"][0]["datasets"]:
+        dataset["coordinateTransformations"][0]["scale"] = [5.0, 5.0, 1.0]
+    (copied_mask / "zarr.json").write_text(json.dumps(metadata))
+    assert "changed since it began (voxel" in go_on(run).failure()
+    (copied_mask / "zarr.json").write_text(text)
+    assert go_on(run).code == 0
+
+
+def test_the_mask_is_gone(stopped: Path, go_on: Command) -> None:
+    config = json.loads((stopped / "run.json").read_text("utf-8"))
+    (stopped / "run.json").write_text(json.dumps({**config, "mask": str(stopped / "nowhere.zarr")}))
+    assert f"{stopped / 'nowhere.zarr'} does not exist" in go_on(stopped).failure()
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "gone"])
+def test_a_damaged_mask(
+    copied_mask: Path, whole: Path, measure: Command, go_on: Command, tmp_path: Path, harm: str
+) -> None:
+    run, shard = tmp_path / "run", copied_mask / "0" / "c" / "1" / "0" / "1"
+    content = shard.read_bytes()
+    if harm == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(content[: {"flipped": None, "cut": 100, "empty": 0}[harm]])
+        if harm == "flipped":
+            flip(shard, 50)
+    done = measure(copied_mask, run, "--block-shape", "16")
+    message = done.failure()
+    assert str(copied_mask) in message
+    assert "0/c/1/0/1" in message
+    assert not (run / "statistics.json").exists()
+    finished = receipts(run, "mask")
+    assert 0 < len(finished) < 64
+    shard.write_bytes(content)
+    assert go_on(run).code == 0
+    tasks = json.loads((run / "provenance.json").read_text("utf-8"))["stages"]["mask"]
+    assert tasks["tasks"] == 64
+    assert tasks["tasks_now"] <= 64 - len(finished)
+    assert results(run) == results(whole)
+
+
+def test_damaged_regions(mask: Path, measure: Command, tmp_path: Path) -> None:
+    path = tmp_path / "regions.zarr"
+    zarr.create_array(path, data=np.ones((64, 64, 64), np.uint8), chunks=(32, 32, 32))
+    chunk = path / "c" / "0" / "1" / "1"
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    message = measure(mask, tmp_path / "run", "--regions", path, "--block-shape", "32").failure()
+    assert str(path) in message
+    assert "c/0/1/1" in message
+
+
+def test_a_store_without_permission(copied_mask: Path, measure: Command, tmp_path: Path) -> None:
+    shard = copied_mask / "0" / "c" / "1" / "0" / "1"
+    shard.chmod(0)
+    if os.access(shard, os.R_OK):
+        pytest.skip("this user may read everything")
+    message = measure(copied_mask, tmp_path / "run", "--block-shape", "16").failure()
+    assert "permission denied (stored object 0/c/1/0/1)" in message
+
+
+class Disk:
+    """A file system in memory that can grow."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+
+    def resize(self, kibibytes: int, *, mounted: bool = True) -> None:
+        options = f"size={kibibytes}k" + (",remount" if mounted else "")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.path)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"needs to mount a small disk: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    if not shutil.which("mount"):
+        pytest.skip("needs the command mount")
+    disk = Disk(tmp_path / "disk")
+    try:
+        disk.resize(64 * 1024, mounted=False)
+    except PermissionError as error:
+        pytest.skip(f"needs to mount a small disk: {error}")
+    yield disk
+    subprocess.run(["umount", str(disk.path)], check=True)
+
+
+@pytest.mark.parametrize(
+    "kibibytes",
+    [300, 900]
+    + [
+        pytest.param(size, marks=pytest.mark.slow)
+        for size in (4, 8, 16, 24, 40, 64, 100, 200, 450, 600, 700, 800, 1000, 1100, 1200)
+    ],
+)
+def test_a_full_disk(mask: Path, whole: Path, scheduler: str, disk: Disk, tmp_path: Path, kibibytes: int) -> None:
+    disk.resize(kibibytes)
+    run = disk.path / "run"
+    done = voxcaliper(
+        tmp_path, "thickness", mask, "--run", run, "--block-shape", "16", "--scheduler", scheduler, "--quiet"
+    )
+    message = done.failure()
+    assert "full" in message or "No space left" in message
+    assert "make room" in message
+    assert not (run / "provenance.json").exists()
+    finished = {stage: receipts(run, stage) for stage in STAGES}
+    disk.resize(64 * 1024)
+    if (run / "run.json").exists():
+        done = voxcaliper(tmp_path, "resume", run, "--scheduler", scheduler, "--quiet")
+    else:
+        done = voxcaliper(
+            tmp_path, "thickness", mask, "--run", run, "--block-shape", "16", "--scheduler", scheduler, "--quiet"
+        )
+    assert (done.code, done.err) == (0, ""), done
+    assert results(run) == results(whole)
+    stages = json.loads((run / "provenance.json").read_text("utf-8"))["stages"]
+    assert all(stages[stage]["tasks"] == 64 for stage in STAGES)
+    unfinished = [stage for stage in STAGES if 0 < len(finished[stage]) < 64]
+    assert all(stages[stage]["tasks_now"] <= 64 - len(finished[stage]) for stage in unfinished)

@@ -1,0 +1,227 @@
+"""What cannot be measured as asked: exit code 1, one sentence that names what was found and what to do, no run made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from tests.workflows.conftest import Command, store
+from tests.workflows.runs import voxcaliper
+
+
+@pytest.fixture
+def refused(here: Command, tmp_path: Path) -> Command:
+    """The sentence with which `voxcaliper thickness` refuses before anything is started."""
+
+    def call(mask: object, *options: object) -> str:
+        message = here("thickness", mask, "--run", tmp_path / "run", "--quiet", *options).failure()
+        assert not (tmp_path / "run").exists()
+        return message
+
+    return call  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--voxel-size-um", "0"), "positive"),
+        (("--voxel-size-um", "-1"), "positive"),
+        (("--voxel-size-um", "nan"), "positive"),
+        (("--voxel-size-um", "inf,1,1"), "positive"),
+        (("--voxel-size-um", "1,2"), "takes 1 or 3 values, but '1,2' has 2"),
+        (("--voxel-size-um", ""), "takes 1 or 3 values, but '' has 0"),
+        (("--voxel-size-um", "abc"), "takes numbers separated by commas, but 'abc' was given"),
+        (("--voxel-size-um", "0.7000001,0.7,3.1415926"), "too many digits"),
+        (("--block-shape", "0"), "between 1 and"),
+        (("--block-shape", "-8"), "between 1 and"),
+        (("--block-shape", "8.5"), "whole numbers"),
+        (("--block-shape", "8,8"), "takes 1 or 3 values"),
+        (("--threshold", "3,2"), "selects nothing"),
+        (("--threshold", "nan"), "selects nothing"),
+        (("--threshold", "1,2,3"), "takes 1 or 2 values"),
+        (("--label", "1", "--threshold", "0"), "exclude each other"),
+        (("--border", "open"), "--border must be unknown or closed, but 'open' was given"),
+        (("--map", "radius"), "--map must be thickness, squared-radius or none, but 'radius' was given"),
+        (("--level", "3"), "has no level 3; its levels are 0 to 0"),
+    ],
+)
+def test_options(refused: Command, mask: Path, options: tuple[str, ...], words: str) -> None:
+    assert words in refused(mask, *options)
+
+
+def test_no_such_volume(refused: Command, mask: Path) -> None:
+    missing = mask.with_name("msak.ome.zarr")
+    assert refused(missing) == f"{missing} does not exist; {mask.parent} holds mask.npy, mask.ome.zarr."
+
+
+def test_a_text_file(refused: Command, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("femur, left")
+    assert "is a file, not a Zarr volume" in refused(tmp_path / "notes.txt")
+
+
+def test_a_folder_of_something(refused: Command, tmp_path: Path) -> None:
+    (tmp_path / "slices").mkdir()
+    (tmp_path / "slices" / "0001.tif").write_text("")
+    assert "is a folder without Zarr metadata (it holds 0001.tif)" in refused(tmp_path / "slices")
+
+
+def test_broken_metadata(refused: Command, tmp_path: Path) -> None:
+    (tmp_path / "mask.zarr").mkdir()
+    (tmp_path / "mask.zarr" / "zarr.json").write_text("{")
+    assert "is not a readable Zarr store" in refused(tmp_path / "mask.zarr")
+
+
+def test_a_name_that_is_an_emoji(refused: Command, tmp_path: Path) -> None:
+    assert ":bone:" in refused(tmp_path / ":bone:.zarr")
+
+
+def test_no_voxel_size(refused: Command, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "mask.zarr", data=np.ones((4, 4, 4), np.uint8))
+    message = refused(tmp_path / "mask.zarr")
+    assert "states no voxel size; give it with --voxel-size-um 7.5" in message
+
+
+def test_floats_without_a_threshold(refused: Command, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "grey.zarr", data=np.ones((4, 4, 4), np.float32))
+    message = refused(tmp_path / "grey.zarr", "--voxel-size-um", "1")
+    assert "holds float32 values, which are not a mask" in message
+    assert "--threshold LOW" in message
+
+
+def test_a_label_that_cannot_be(refused: Command, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "labels.zarr", data=np.ones((4, 4, 4), np.uint8))
+    assert "has no label 300" in refused(tmp_path / "labels.zarr", "--voxel-size-um", "1", "--label", "300")
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8,), (2, 8, 8, 8)])
+def test_not_three_axes(refused: Command, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    zarr.create_array(tmp_path / "mask.zarr", data=np.ones(shape, np.uint8))
+    assert str(tmp_path / "mask.zarr") in refused(tmp_path / "mask.zarr", "--voxel-size-um", "1")
+
+
+def test_complex_values(refused: Command, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "mask.zarr", data=np.ones((4, 4, 4), np.complex64))
+    assert "complex64" in refused(tmp_path / "mask.zarr", "--voxel-size-um", "1")
+
+
+def test_regions_of_another_grid(refused: Command, mask: Path, tmp_path: Path) -> None:
+    regions = store(tmp_path / "regions.ome.zarr", np.ones((64, 64, 63), np.uint8))
+    assert "both must have the same grid" in refused(mask, "--regions", regions)
+
+
+def test_regions_that_are_no_labels(refused: Command, mask: Path, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "regions.zarr", data=np.ones((64, 64, 64), np.float32), chunks=(64, 64, 64))
+    assert "labels must be integers" in refused(mask, "--regions", tmp_path / "regions.zarr")
+
+
+def test_not_a_number_in_the_volume(measure: Command, tmp_path: Path) -> None:
+    grey = np.ones((8, 8, 8), np.float32)
+    grey[5, 6, 7] = np.nan
+    zarr.create_array(tmp_path / "grey.zarr", data=grey, chunks=(4, 4, 4))
+    options = ("--voxel-size-um", "1", "--threshold", "0.5", "--block-shape", "4")
+    message = measure(tmp_path / "grey.zarr", tmp_path / "run", *options).failure()
+    assert str(tmp_path / "grey.zarr") in message
+    assert "NaN" in message
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8192³ voxels of which none is stored."""
+    path = tmp_path_factory.mktemp("huge") / "huge.zarr"
+    zarr.create_array(path, shape=(8192,) * 3, chunks=(128,) * 3, dtype=np.uint8)
+    return path
+
+
+def test_blocks_that_do_not_fit(here: Command, refused: Command, huge: Path) -> None:
+    options = ("--voxel-size-um", "1", "--workers", "64", "--block-shape", "4096")
+    message = refused(huge, *options)
+    assert "A block of 4096×4096×4096 voxels does not fit: a task of stage " in message
+    assert message.count(" GiB") == 4, "task, worker, sum, what there is"
+    assert "(64 workers, 64 threads); choose a smaller --block-shape or fewer --workers" in message
+    planned = here("plan", "thickness", huge, *options)
+    assert planned.code == 1
+    assert planned.err == f"voxcaliper: {message}\n"
+    assert "2 × 2 × 2 = 8 of 4,096 × 4,096 × 4,096 voxels" in planned.out
+
+
+def test_a_plan_of_a_huge_volume(here: Command, huge: Path) -> None:
+    planned = here("plan", "thickness", huge, "--voxel-size-um", "1", "--workers", "2")
+    assert planned.code == 0, planned
+    assert "512.00 GiB of voxels, decoded (1.00 bytes a voxel)" in planned.out
+
+
+@pytest.mark.parametrize("taken", ["file", "folder"])
+def test_a_run_folder_that_is_something_else(here: Command, mask: Path, tmp_path: Path, taken: str) -> None:
+    run = tmp_path / "run"
+    if taken == "file":
+        run.write_text("")
+    else:
+        run.mkdir()
+        (run / "thesis.tex").write_text("")
+    message = here("thickness", mask, "--run", run, "--quiet").failure()
+    assert message == f"{run} exists and is not an empty folder; choose another --run folder."
+
+
+def test_a_run_folder_that_cannot_be_made(here: Command, mask: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = here("thickness", mask, "--run", tmp_path / "file" / "run", "--quiet").failure()
+    assert "cannot be made: Not a directory" in message
+
+
+def test_resume_of_no_run(here: Command, tmp_path: Path) -> None:
+    message = here("resume", tmp_path, "--quiet").failure()
+    assert message == f"{tmp_path} is not a run of voxcaliper: run.json is missing; check the folder."
+
+
+def test_resume_of_an_edited_run(here: Command, measure: Command, mask: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert measure(mask, run, "--map", "none").code == 0
+    config = json.loads((run / "run.json").read_text("utf-8"))
+    (run / "run.json").write_text(json.dumps({**config, "border": "open"}))
+    assert "run.json is not valid (border: " in here("resume", run, "--quiet").failure()
+    (run / "run.json").write_text("{")
+    assert "run.json is not valid" in here("resume", run, "--quiet").failure()
+
+
+def test_a_complete_run(here: Command, measure: Command, mask: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert measure(mask, run, "--map", "none").code == 0
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = here("resume", run)
+    assert done.code == 0
+    assert f"{run} is complete already; its report is {run / 'report.html'}" in done.err
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    message = measure(mask, run).failure()
+    assert message == f"{run} is a run already; its results are there, or choose another --run folder."
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "127.0.0.1:port", ""])
+@pytest.mark.slow  # the first one is tried for as long as a connection may take
+def test_no_scheduler(refused: Command, mask: Path, address: str) -> None:
+    assert "No Dask scheduler answers" in refused(mask, "--scheduler", address)
+
+
+def test_convert_and_info(here: Command, mask: Path, tmp_path: Path) -> None:
+    assert "does not exist" in here("info", tmp_path / "no.zarr").failure()
+    assert "exists already" in here("convert", mask.with_suffix(".npy"), mask, "--quiet").failure()
+    assert (
+        "states no voxel size" in here("convert", mask.with_suffix(".npy"), tmp_path / "new.ome.zarr", "-q").failure()
+    )
+
+
+def test_a_wrong_option_is_no_traceback(tmp_path: Path) -> None:
+    done = voxcaliper(tmp_path, "thickness", "mask.zarr")
+    assert done.code == 2
+    assert "Missing option '--run'" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_command_alone_helps(tmp_path: Path) -> None:
+    done = voxcaliper(tmp_path, "--help")
+    assert done.code == 0
+    for command in ("thickness", "resume", "plan", "convert", "info", "demo"):
+        assert f"  {command} " in done.out

@@ -1,0 +1,77 @@
+"""A bar in a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from workflows import progress
+from workflows.progress import LineReporter, QuietReporter, TerminalReporter, reporter
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_which_reporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert isinstance(reporter(quiet=True), QuietReporter)
+    assert isinstance(reporter(quiet=False), LineReporter)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert isinstance(reporter(quiet=False), TerminalReporter)
+    assert isinstance(reporter(quiet=True), QuietReporter)
+
+
+def test_lines() -> None:
+    stream = io.StringIO()
+    with LineReporter(stream) as lines:
+        for steps in range(1001):
+            lines.stage("mask", steps, 1000, steps * 10**6, 10**9)
+        lines.stage("centres", 0, 1, 0, 10**6)
+        lines.stage("centres", 1, 1, 10**6, 10**6)
+    first, *_, last, ended = stream.getvalue().splitlines()
+    assert first == "mask: 0 of 1,000 blocks"
+    assert last.startswith("mask: 1,000 of 1,000 blocks, ")
+    assert last.endswith(" s")
+    assert ended.startswith("centres: 1 of 1 blocks, ")
+    assert len(stream.getvalue().splitlines()) < 6, "a line now and then"
+
+
+def test_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    stream = io.StringIO()
+    with LineReporter(stream) as lines:
+        for steps in (2, 3, 4, 5, 6, 8):
+            lines.stage("mask", steps, 8, steps * 10**7, 8 * 10**7)
+    assert stream.getvalue().splitlines() == [
+        "mask: 5 of 8 blocks, 2.5 Mvoxel/s, about 12 s left",
+        "mask: 8 of 8 blocks, 3.0 Mvoxel/s in 20.0 s",
+    ]
+
+
+def test_bars() -> None:
+    shown = Terminal()
+    console = Console(file=shown, width=120, force_terminal=True)
+    with TerminalReporter(console) as bars:
+        bars.stage("mask", 0, 2, 0, 2_000_000)
+        bars.stage("mask", 2, 2, 2_000_000, 2_000_000)
+        bars.stage("distance-y", 1, 2, 1_000_000, 2_000_000)
+    text = shown.getvalue()
+    assert "mask" in text
+    assert "2/2 blocks" in text
+    assert "1/2 blocks" in text
+    assert "Mvoxel/s" in text
+
+
+def test_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    with reporter(quiet=True) as nothing:
+        nothing.stage("mask", 1, 1, 1, 1)
+    assert capsys.readouterr() == ("", "")
