@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from distributed import Client
+
 from benchmarks.results import Answer, Goal, Table
 from benchmarks.volumes import Mask, Size, ball, noise, store
-from cluster.local import open_cluster
+from cluster.local import Workers, open_cluster
 from pipeline.engine import perform
 from pipeline.job import ThicknessJob
 from pipeline.memory import FIXED_BYTES, task_bytes
@@ -32,10 +34,10 @@ def _reset_peak() -> None:
         file.write("5")
 
 
-def peaks(job: ThicknessJob, rehearsal: ThicknessJob) -> dict[str, int]:
-    """The most memory that any task of a stage took beside this process at rest, in bytes, stage by stage.
+def peaks(jobs: Mapping[str, ThicknessJob], rehearsal: ThicknessJob) -> dict[tuple[str, str], int]:
+    """The most memory that a task took beside this process at rest, in bytes, by name of the job and stage.
 
-    Both jobs are of complete runs that kept their scratch: doing a task again changes nothing. The rehearsal, a tiny
+    All jobs are of complete runs that kept their scratch: doing a task again changes nothing. The rehearsal, a tiny
     one, loads and compiles everything before the process counts as at rest. Memory that earlier tasks did not give
     back counts for the task, as it does in a worker.
     """
@@ -43,22 +45,24 @@ def peaks(job: ThicknessJob, rehearsal: ThicknessJob) -> dict[str, int]:
         for block in stage.grid:
             perform(stage.name, stage.task, rehearsal, block)
     rest = _resident("VmRSS")
-    found: dict[str, int] = {}
-    for stage in stages(job):
-        for block in stage.grid:
-            _reset_peak()
-            perform(stage.name, stage.task, job, block)
-            found[stage.name] = max(found.get(stage.name, 0), _resident("VmHWM") - rest)
+    found: dict[tuple[str, str], int] = {}
+    for name, job in jobs.items():
+        for stage in stages(job):
+            most = 0
+            for block in stage.grid:
+                _reset_peak()
+                perform(stage.name, stage.task, job, block)
+                most = max(most, _resident("VmHWM") - rest)
+            found[name, stage.name] = most
     return found
 
 
-def finished_job(mask: Mask, folder: Path, name: str, side: int) -> ThicknessJob:
+def finished_job(client: Client, workers: Workers, folder: Path, mask: Mask, side: int) -> ThicknessJob:
     """A complete run in blocks of side³ that kept its scratch."""
-    stored = store(mask, folder, name)
-    config = ThicknessConfig(mask=str(stored), block_shape=(side, side, side), keep_scratch=True)
-    with open_cluster(scheduler=None, workers=2) as (client, workers):
-        run, job = start(config, folder / f"{name}-run", workers)
-        execute(client, workers, run, job, report=lambda _: None)
+    folder.mkdir()
+    config = ThicknessConfig(mask=str(store(mask, folder, "mask")), block_shape=(side, side, side), keep_scratch=True)
+    run, job = start(config, folder / "run", workers)
+    execute(client, workers, run, job, report=lambda _: None)
     return job
 
 
@@ -70,25 +74,25 @@ def answer(size: Size) -> Answer:
         "noise σ8": partial(noise, size.run_side, 8),
         "ball": partial(ball, size.run_side),
     }
+    with tempfile.TemporaryDirectory() as folder:
+        with open_cluster(scheduler=None, workers=2) as (client, workers):
+            rehearsal = finished_job(client, workers, Path(folder, "tiny"), noise(24, 2), 16)
+            jobs = {
+                name: finished_job(client, workers, Path(folder, name), make(), side) for name, make in volumes.items()
+            }
+        # A new process: what it holds is its own.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = pool.apply(peaks, (jobs, rehearsal))
     rows = []
     of_formula, per_voxel = 0.0, 0.0
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rehearsal = finished_job(noise(24, 2), folder, "tiny", 12)
-        for volume, make in volumes.items():
-            job = finished_job(make(), folder, volume.replace(" ", "-"), side)
-            # A new process: what it holds is its own.
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found = pool.apply(peaks, (job, rehearsal))
-            formula = task_bytes(job)
-            for stage, peak in found.items():
-                allowed = formula[stage.split("-")[0] if stage.startswith("pyramid") else stage]
-                of_formula = max(of_formula, peak / allowed)
-                per_voxel = max(per_voxel, peak / side**3)
-                rows.append(
-                    (volume, stage, f"{peak / 2**20:.1f}", f"{allowed / 2**20:.1f}", f"{peak / allowed:.0%}",
-                     f"{peak / side**3:.1f}")
-                )  # fmt: skip
+    for (volume, stage), peak in found.items():
+        allowed = task_bytes(jobs[volume])["pyramid" if stage.startswith("pyramid") else stage]
+        of_formula = max(of_formula, peak / allowed)
+        per_voxel = max(per_voxel, peak / side**3)
+        rows.append(
+            (volume, stage, f"{peak / 2**20:.1f}", f"{allowed / 2**20:.1f}", f"{peak / allowed:.0%}",
+             f"{peak / side**3:.1f}")
+        )  # fmt: skip
     table = Table(
         f"Most memory of a task beside the worker at rest, blocks of {side}³ in volumes of {size.run_side}³ voxels",
         ("volume", "stage", "peak, MiB", "formula, MiB", "peak / formula", "bytes per voxel of the block"),

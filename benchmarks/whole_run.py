@@ -59,7 +59,7 @@ def run_once(client: Client, workers: Workers, mask: Path, run: Path, *, block_s
 def warm_up(client: Client, workers: Workers, folder: Path) -> float:
     """A tiny run, so that every worker has imported and compiled everything; returns its seconds."""
     mask = store(noise(32, 2), folder, "tiny")
-    return run_once(client, workers, mask, folder / "tiny-run", block_shape=(16, 16, 16)).wall_s
+    return run_once(client, workers, mask, folder / "tiny-run", block_shape=(8, 32, 32)).wall_s
 
 
 def kernels_alone(mask: Mask, threads: int, *, tally: bool) -> float:

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 
 import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
+from distributed.utils import silence_logging_cmgr
 
 from pipeline.errors import InputError, RunError
 
 MEMORY_SHARE = 0.85
 """Share of the memory that workers may use; the rest is the driver's and the file cache's."""
 CONNECT_SECONDS = 15
+DASHBOARD_PORT = 8787
 
 
 @dataclass(frozen=True)
@@ -60,18 +65,39 @@ def open_cluster(*, scheduler: str | None, workers: int | None) -> Iterator[tupl
     }
     with dask.config.set(settings):
         if scheduler is not None:
-            with _connect(scheduler) as client:
+            # What happens to the cluster becomes one sentence of ours.
+            with silence_logging_cmgr(logging.CRITICAL), _connect(scheduler) as client:
                 yield client, _offered(client, scheduler)
             return
         offer = default_workers(workers)
-        with (
-            LocalCluster(
+        with _interrupts_held():
+            cluster = LocalCluster(
                 n_workers=offer.count, threads_per_worker=1, memory_limit=offer.memory_bytes, host="127.0.0.1",
-                dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,
-        ):  # fmt: skip
+                dashboard_address=f"127.0.0.1:{_dashboard_port()}", silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+        with cluster, Client(cluster) as client:
             yield client, offer
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Threads and processes that begin in this context never see Ctrl-C; this thread sees it when the context ends.
+
+    A terminal sends Ctrl-C to every process of its group. It is for the driver, which then ends its workers in order;
+    each of them would answer with a traceback of its own.
+    """
+    resource_tracker.ensure_running()  # multiprocessing would lift the mask when it starts its first process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _dashboard_port() -> int:
+    """Dask's usual port, or any free one (0) where that is taken."""
+    with socket.socket() as probe:
+        return DASHBOARD_PORT if probe.connect_ex(("127.0.0.1", DASHBOARD_PORT)) else 0
 
 
 def _connect(address: str) -> Client:

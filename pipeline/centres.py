@@ -97,10 +97,6 @@ class Cells:
             self.largest[which],
         )  # fmt: skip
 
-    def stored_bytes(self) -> int:
-        """Bytes that reading all of them takes from disk."""
-        return sum(self.receipts[s].array_bytes(f"cell-{n}") for s, n in zip(self.source, self.number, strict=True))
-
 
 def squared_gaps(
     box: Box, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64], weights: Index

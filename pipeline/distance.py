@@ -47,7 +47,7 @@ def squared_distance(job: ThicknessJob, block: Index, mask: npt.NDArray[np.uint8
     `unreached` where no background lies in the directions swept so far.
     """
     infinity = kernels.unreached(job.dtype)
-    distances = mask.astype(job.dtype)
+    distances: Array = mask.astype(job.dtype)
     distances *= infinity
     for axis in AXES[:axes]:
         columns = _as_columns(distances, axis)

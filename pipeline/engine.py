@@ -25,6 +25,7 @@ from distributed.scheduler import KilledWorker
 from pipeline.errors import RunError, StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Index
 from pipeline.ledger import Ledger
+from pipeline.parcels import METER
 
 __all__ = ["Client", "Job", "Outcome", "Progress", "Stage", "Stopwatch", "perform", "run_stage"]
 
@@ -40,12 +41,10 @@ class Job(Protocol):
 
 
 class Stopwatch:
-    """Seconds by kind of work (read, distance, write …), and bytes moved, of one task."""
+    """Seconds by kind of work (read, distance, write …) of one task."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.bytes_read = 0
-        self.bytes_written = 0
 
     @contextlib.contextmanager
     def __call__(self, kind: str) -> Iterator[None]:
@@ -87,21 +86,19 @@ class Progress:
 def perform(stage: str, task: Callable[[Any, Index, Stopwatch], Outcome], job: Job, block: Index) -> dict[str, Any]:
     """Run one task on a worker, file its receipt, return the summary. Doing it twice changes nothing."""
     clock = Stopwatch()
-    begin = time.perf_counter()
+    read_before = METER.bytes_read
     try:
-        outcome = task(job, block, clock)
-        arrays = dict(outcome.arrays)
-        summary = {**outcome.summary, "bytes_read": clock.bytes_read}
-        with clock("write"):
-            receipt = {**summary, "bytes_written": clock.bytes_written, "seconds": clock.seconds}
-            stored = job.ledger.commit(stage, block, receipt, arrays)
+        with clock("all"):
+            outcome = task(job, block, clock)
+        summary = {**outcome.summary, "scratch_bytes_read": METER.bytes_read - read_before}
+        begin = time.perf_counter()
+        written = job.ledger.commit(stage, block, {**summary, "seconds": clock.seconds}, outcome.arrays)
     except OSError as error:
         raise _storage_error(stage, block, job, error) from error
-    return {
-        **summary,
-        "bytes_written": clock.bytes_written + stored,
-        "seconds": {**clock.seconds, "all": time.perf_counter() - begin},
-    }
+    # What filing takes is known only after the receipt is written; a resumed run counts it as nothing.
+    filing = time.perf_counter() - begin
+    seconds = {**clock.seconds, "file": filing, "all": clock.seconds["all"] + filing}
+    return {**summary, "scratch_bytes_written": written, "seconds": seconds}
 
 
 def _storage_error(stage: str, block: Index, job: Job, error: OSError) -> StorageError:
@@ -127,7 +124,13 @@ def run_stage(
     Raises the first error of a task; blocks that are finished then stay finished.
     """
     begin = time.perf_counter()
-    totals: dict[str, Any] = {"tasks": 0, "tasks_now": 0, "bytes_read": 0, "bytes_written": 0, "seconds": {}}
+    totals: dict[str, Any] = {
+        "tasks": 0,
+        "tasks_now": 0,
+        "scratch_bytes_read": 0,
+        "scratch_bytes_written": 0,
+        "seconds": {},
+    }
     voxels = 0
     of_voxels = math.prod(stage.grid.shape)
 
@@ -136,8 +139,8 @@ def run_stage(
         absorb(block, summary)
         totals["tasks"] += 1
         totals["tasks_now"] += now
-        totals["bytes_read"] += summary["bytes_read"]
-        totals["bytes_written"] += summary["bytes_written"]
+        totals["scratch_bytes_read"] += summary["scratch_bytes_read"]
+        totals["scratch_bytes_written"] += summary["scratch_bytes_written"]
         for kind, seconds in summary["seconds"].items():
             totals["seconds"][kind] = totals["seconds"].get(kind, 0.0) + seconds
         voxels += stage.grid.box(block).voxels
@@ -147,7 +150,7 @@ def run_stage(
     done: set[Index] = set()
     for block, parcel in job.ledger.finished_tasks(stage.name):
         done.add(block)
-        count(block, parcel.summary, now=False)
+        count(block, {**parcel.summary, "scratch_bytes_written": parcel.stored_bytes}, now=False)
     pending = (block for block in stage.grid if block not in done)
     nonce = uuid.uuid4().hex
 

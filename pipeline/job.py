@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid, Index, VoxelSize
@@ -46,6 +45,7 @@ class ThicknessJob:
 
     mask : the volume that is read; foreground : which of its values are foreground; regions : labels of the same
     grid, or None. border : what lies outside of the volume. grid : the blocks. map : where the map goes, or None.
+    wide : int64 although int32 would hold the distances.
     """
 
     mask: Volume
@@ -57,14 +57,15 @@ class ThicknessJob:
     ledger: Ledger
     map: Multiscale | None
     map_kind: MapKind
+    wide: bool = False
 
     @property
     def weights(self) -> Index:
         return self.voxel_size.weights
 
     @property
-    def dtype(self) -> npt.DTypeLike:
-        return distance_dtype(self.grid.shape, self.voxel_size)
+    def dtype(self) -> np.dtype[np.int32] | np.dtype[np.int64]:
+        return np.dtype(np.int64) if self.wide else distance_dtype(self.grid.shape, self.voxel_size)
 
 
 def ledger_of(run: Path) -> Ledger:

@@ -21,12 +21,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.geometry import Index
-from pipeline.job import ThicknessJob, distance_dtype
+from pipeline.job import ThicknessJob
 from pipeline.kernels.centres import CELL
 from pipeline.thickness import batch_bytes
 from pipeline.volume.writing import reduce_block_bytes, write_block_bytes
 
-FIXED_BYTES = 64 << 20
+FIXED_BYTES = 32 << 20
 """Pieces in the hands of codecs, containment tables, Python objects."""
 WORKER_BYTES = 450 << 20
 """An idle worker process: Python, numba, Zarr, Dask and compiled kernels."""
@@ -38,7 +38,7 @@ def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
     block: Index = (shape[0], shape[1], shape[2])
     voxels = math.prod(block)
     face = voxels // min(block)
-    size = distance_dtype(job.grid.shape, job.voxel_size).itemsize
+    size = job.dtype.itemsize
     faces = face * 2 * (2 * 4 + size + 2)
     swept = voxels * (1 + size)
     cell = min(voxels, CELL**3) * 2 * (size + 2)

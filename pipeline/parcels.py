@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,15 @@ from pipeline.errors import StorageError
 from pipeline.files import whole_file
 
 PIECE_BYTES = 4 << 20
+
+
+class _Meter(threading.local):
+    """Stored bytes that this thread has read from parcels."""
+
+    bytes_read = 0
+
+
+METER = _Meter()
 _TAIL = struct.Struct("<QI8s")
 _MAGIC = b"vxparcel"
 _CODEC = Zstd(level=1, checksum=True)
@@ -48,10 +58,6 @@ class Parcel:
     arrays: dict[str, dict[str, Any]]
     stored_bytes: int
 
-    def array_bytes(self, name: str) -> int:
-        """Stored bytes of one array."""
-        return sum(size for _, size in self.arrays[name]["pieces"])
-
     def read(self, name: str) -> npt.NDArray[Any]:
         """One array, writable, with its stored dtype and shape. Raises StorageError where it is damaged."""
         entry = self.arrays[name]
@@ -65,6 +71,7 @@ class Parcel:
                     piece = np.frombuffer(_CODEC.decode(file.read(size)), np.uint8)
                     flat[filled : filled + piece.size] = piece
                     filled += piece.size
+                    METER.bytes_read += size
         except (OSError, RuntimeError, ValueError) as error:
             raise _damaged(self.path, str(error)) from error
         if filled != flat.size:

@@ -34,8 +34,8 @@ def _next_batch(cells: Cells, budget: int, dtype: npt.DTypeLike) -> int:
 
 def squared_local_radius(
     job: ThicknessJob, block: Index, mask: npt.NDArray[np.uint8], largest: npt.NDArray[np.int64]
-) -> tuple[Array, int]:
-    """T of a block, exact for the whole volume, and the bytes that were read for it.
+) -> Array:
+    """T of a block, exact for the whole volume.
 
     mask : 0 or 1 (z, y, x) of the block. largest : the largest kept D of every block (grid.counts).
     Returns int32 or int64 (z, y, x) in units of unit_um², 0 on background.
@@ -46,18 +46,16 @@ def squared_local_radius(
     kernels.seal(mask, min(job.weights), seal, radii)
     origin = np.array(box.start, np.int64)
     cells = cells_in_reach(job, block, largest)
-    bytes_read = 0
     while len(cells):
         n = _next_batch(cells, batch_bytes(box.voxels, job.dtype), job.dtype)
         batch, cells = cells.take(np.s_[:n]), cells.take(np.s_[n:])
-        bytes_read += batch.stored_bytes()
         kernels.gather(radii, origin, batch.start, *read_centres(batch, job.dtype), *job.weights, seal)
         if len(cells):
             minima = kernels.tile_minima(radii)
             useful = kernels.still_useful(minima, origin, cells.start, cells.largest, *job.weights)
             cells = cells.take(np.flatnonzero(useful))
     kernels.unseal(radii, seal)
-    return radii, bytes_read
+    return radii
 
 
 def thickness_um(radii: Array, unit_um: float) -> npt.NDArray[np.float32]:

@@ -32,7 +32,7 @@ from workflows.plan_thickness import open_job
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """A real scheduler and worker, in this process: tasks of tiny blocks would drown in traffic between processes."""
-    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0") as client:
         yield client
 
 
@@ -49,19 +49,10 @@ def measured(
     )  # fmt: skip
     job = open_job(config, folder)
     if dtype is not None:
-        job = Wide(**vars(job)) if dtype == "int64" else job
         assert job.map is not None
-        job = replace(job, map=replace(job.map, dtype=dtype))
+        job = replace(job, wide=dtype == "int64", map=replace(job.map, dtype=dtype))
     measure(client, job, keep_scratch=False, report=lambda _: None)
     return np.asarray(zarr.open_array(folder / "thickness.ome.zarr" / "0", mode="r")[:]), merged_tally(job), job
-
-
-class Wide(ThicknessJob):
-    """A job that measures in int64, whatever would be enough."""
-
-    @property
-    def dtype(self) -> npt.DTypeLike:
-        return np.dtype(np.int64)
 
 
 def blocks_for(shape: tuple[int, ...]) -> st.SearchStrategy[Index]:

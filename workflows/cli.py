@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from cluster.local import default_workers, open_cluster
 from pipeline.engine import Progress
@@ -21,6 +20,8 @@ app = typer.Typer(
     help="Calipers for whole organs: exact local thickness of masks of any size.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
+INTERRUPTED = 130
+"""The exit code that typer gives a KeyboardInterrupt, as shells do."""
 
 
 def numbers(text: str, *, name: str, counts: tuple[int, ...]) -> tuple[float, ...]:
@@ -48,7 +49,7 @@ def block_shape_of(text: str | None) -> Index | None:
     if text is None:
         return None
     values = numbers(text, name="--block-shape", counts=(1, 3))
-    if any(value != int(value) or value < 1 for value in values):
+    if any(not value.is_integer() or value < 1 for value in values):
         raise InputError(f"--block-shape takes whole numbers of at least 1, but {text!r} was given.")
     z, y, x = (int(value) for value in values * (3 // len(values)))
     return z, y, x
@@ -117,7 +118,7 @@ def _told(progress: Reporter) -> Any:
 
 def _say(text: str, *, quiet: bool = False) -> None:
     if not quiet:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+        print(text, file=sys.stderr, flush=True)
 
 
 @app.command()
@@ -277,8 +278,9 @@ def main() -> None:
     try:
         app()
     except VoxcaliperError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"voxcaliper: {error}", markup=False)
+        print(f"voxcaliper: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("voxcaliper: interrupted; go on with `voxcaliper resume` on the run folder.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("voxcaliper: interrupted; go on with `voxcaliper resume` on the run folder.", file=sys.stderr)
+        raise

@@ -1,7 +1,8 @@
 """`voxcaliper convert` and `voxcaliper info`: any volume into OME-Zarr 0.5, and what a volume is.
 
 The order: open the source, write its blocks slab by slab (a slab is one layer of blocks), each with the coarser
-levels that follow from it alone, then the levels that remain, each from the one below it, then give the finished image its name.
+levels that follow from it alone, then the levels that remain, each from the one below it, then give the finished
+image its name.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ largest ball, and with a few blocks a worker the barrier costs less than the boo
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -23,14 +24,16 @@ import numpy.typing as npt
 from pipeline import centres, distance, thickness
 from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch, run_stage
 from pipeline.errors import InputError
-from pipeline.geometry import Index
+from pipeline.geometry import Box, Index
 from pipeline.job import ThicknessJob
 from pipeline.kernels import tally as tally_kernels
 from pipeline.parcels import open_parcel, write_parcel
 from pipeline.tally import Tally, merge
+from pipeline.volume.opening import Volume
 from pipeline.volume.writing import create_multiscale
 
 TALLIES_PER_MERGE = 64
+REACH = "reach.parcel"
 
 
 def read_mask(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
@@ -38,7 +41,6 @@ def read_mask(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
     box = job.grid.box(block)
     with clock("read"):
         mask = job.foreground.read(job.mask, box).view(np.uint8)
-    clock.bytes_read += box.voxels * np.dtype(job.mask.dtype).itemsize
     with clock("distance"):
         distances = distance.squared_distance(job, block, mask, axes=0)
         parabolas = distance.export_parabolas(job, block, distances, axis=distance.AXES[0])
@@ -49,9 +51,7 @@ def read_mask(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
 def stored_mask(job: ThicknessJob, block: Index, clock: Stopwatch) -> npt.NDArray[np.uint8]:
     """Foreground of a block as 0 and 1, from the bits."""
     with clock("read"):
-        receipt = job.ledger.receipt("mask", block)
-        clock.bytes_read += receipt.array_bytes("bits")
-        return distance.unpack_mask(receipt.read("bits"), job.grid.box(block).shape[2])
+        return distance.unpack_mask(job.ledger.read("mask", block, "bits"), job.grid.box(block).shape[2])
 
 
 def face_neighbours(job: ThicknessJob, block: Index, clock: Stopwatch, *, axes: int) -> Outcome:
@@ -80,14 +80,12 @@ def measure_block(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
     with clock("read"):
         largest = read_reach(job)
     with clock("gather"):
-        radii, bytes_read = thickness.squared_local_radius(job, block, mask, largest)
+        radii = thickness.squared_local_radius(job, block, mask, largest)
     del mask
-    clock.bytes_read += bytes_read
     regions = np.zeros((1, 1, 1), np.int64)
     if job.regions is not None:
         with clock("read"):
-            regions = job.regions.read(box)
-        clock.bytes_read += regions.nbytes
+            regions = read_labels(job.regions, box)
     with clock("tally"):
         label, squared_radius, voxels = tally_kernels.count_pairs(radii, regions)
         tally = Tally.of_counts(label=label, squared_radius=squared_radius, voxels=voxels)
@@ -97,6 +95,14 @@ def measure_block(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
         with clock("write"):
             job.map.write_own_levels(block, values)
     return Outcome({}, {"label": tally.label, "squared_radius": tally.squared_radius, "voxels": tally.voxels})
+
+
+def read_labels(regions: Volume, box: Box) -> npt.NDArray[Any]:
+    """The labels of a box; they are counted in int64."""
+    labels = regions.read(box)
+    if labels.dtype == np.uint64 and int(labels.max()) > np.iinfo(np.int64).max:
+        raise InputError(f"{regions.name} holds the label {labels.max()}; labels must be less than 2^63.")
+    return labels.view(np.uint8) if labels.dtype == np.bool_ else labels
 
 
 def coarsen_map(job: ThicknessJob, block: Index, clock: Stopwatch, *, level: int) -> Outcome:
@@ -135,7 +141,7 @@ def measure(
     """
     job.ledger.sweep()
     if job.map is not None and not job.map.path.exists():
-        _create_map(job)
+        create_map(job)
     order = stages(job)
     all_totals: dict[str, dict[str, Any]] = {}
     for stage in order:
@@ -150,10 +156,11 @@ def measure(
     return all_totals
 
 
-def _create_map(job: ThicknessJob) -> None:
+def create_map(job: ThicknessJob) -> None:
     """The empty map, in its place only when its metadata are whole."""
     assert job.map is not None
     draft = job.map.path.with_name(job.map.path.name + ".partial")
+    shutil.rmtree(draft, ignore_errors=True)
     m = job.map
     create_multiscale(
         draft, shape=m.shape, dtype=m.dtype, voxel_size=m.voxel_size, block_shape=m.block_shape, name=m.name,
@@ -175,13 +182,13 @@ def _run(client: Client, stage: Stage, job: ThicknessJob, report: Callable[[Prog
         check_background(job, foreground)
         return {**totals, "foreground_voxels": foreground}
     if stage.name == "centres":
-        largest = np.zeros(job.grid.counts, np.int64)
+        largest: dict[Index, int] = {}
 
         def note(block: Index, summary: Mapping[str, Any]) -> None:
             largest[block] = summary["largest"]
 
         totals = run_stage(client, stage, job, absorb=note, report=report)
-        write_parcel(job.ledger.folder / "reach.parcel", {}, {"largest": largest})
+        note_reach(job, largest)
         return totals
     return run_stage(client, stage, job, absorb=lambda _block, _summary: None, report=report)
 
@@ -196,9 +203,17 @@ def check_background(job: ThicknessJob, foreground_voxels: int) -> None:
         )
 
 
+def note_reach(job: ThicknessJob, largest: Mapping[Index, int]) -> None:
+    """File the largest kept squared distance of every block, which tells how far its balls can reach."""
+    table = np.zeros(job.grid.counts, np.int64)
+    for block, value in largest.items():
+        table[block] = value
+    write_parcel(job.ledger.folder / REACH, {}, {"largest": table})
+
+
 def read_reach(job: ThicknessJob) -> npt.NDArray[np.int64]:
     """The largest kept squared distance of every block (grid.counts)."""
-    return open_parcel(job.ledger.folder / "reach.parcel").read("largest")
+    return open_parcel(job.ledger.folder / REACH).read("largest")
 
 
 def merged_tally(job: ThicknessJob) -> Tally:

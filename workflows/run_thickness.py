@@ -35,9 +35,10 @@ from pipeline.statistics import thickness_statistics, write_histogram_csv, write
 from pipeline.tally import Tally
 from pipeline.volume.writing import sweep_partials
 from workflows.config import ALGORITHM_VERSION, ThicknessConfig
-from workflows.measure_thickness import measure, merged_tally
+from workflows.measure_thickness import REACH, measure, merged_tally
 from workflows.plan_thickness import check_memory, choose_blocks, make_plan, open_job
 from workflows.run_folder import RunFolder, create_run
+from workflows.warm_up import warm_up
 
 PACKAGES = ("voxcaliper", "numpy", "numba", "zarr", "numcodecs", "dask", "distributed", "ome-zarr-models")
 SLICE_PIXELS = 1024
@@ -97,6 +98,7 @@ def execute(
             log.info("begin: %s on %d workers (%s)", job.mask.name, workers.count, workers.description)
             if job.map is not None and job.map.path.exists():
                 sweep_partials(job.map.path)
+            warm_up(client, job)
             totals = measure(client, job, keep_scratch=run.config().keep_scratch, report=report)
             for name, stage in totals.items():
                 log.info("stage %s: %s", name, stage)
@@ -134,7 +136,7 @@ def _write_results(
             for folder in run.ledger.iterdir():
                 if folder.is_dir():
                     shutil.rmtree(folder)
-            (run.ledger / "reach.parcel").unlink(missing_ok=True)
+            (run.ledger / REACH).unlink(missing_ok=True)
         write_json(run.provenance, provenance)
     except OSError as error:
         raise StorageError(
@@ -151,7 +153,6 @@ def _provenance(
     voxels = job.mask.box.voxels
     stored = job.mask.stored_objects()
     missing = None if stored is None or job.mask.every_chunk_stored else max(0, len(job.mask.objects) - stored[0])
-    source_bytes = totals["mask"]["bytes_read"]
     return {
         "algorithm_version": ALGORITHM_VERSION,
         "completed": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -162,8 +163,8 @@ def _provenance(
         "stages": totals,
         "tasks_per_block": sum(stage["tasks"] for stage in totals.values()) / len(job.grid),
         "bytes_read_per_voxel": {
-            "source": source_bytes / voxels,
-            "scratch": (sum(stage["bytes_read"] for stage in totals.values()) - source_bytes) / voxels,
+            "source": plan.source_bytes / voxels,
+            "scratch": sum(stage["scratch_bytes_read"] for stage in totals.values()) / voxels,
         },
         "workers": {
             "processes": workers.count,

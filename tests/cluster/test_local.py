@@ -57,6 +57,6 @@ def test_a_running_cluster(tmp_path: Path) -> None:
             assert again == offer, "a running cluster goes on without us"
     # Without its workers it is of no use.
     with started_scheduler(tmp_path / "empty", workers=0) as processes:
-        with pytest.raises(RunError, match="has no workers; start some with"):  # noqa: SIM117
+        with pytest.raises(RunError, match="has no workers; start some with"):
             with open_cluster(scheduler=processes.address, workers=None):
                 pass

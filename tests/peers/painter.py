@@ -30,8 +30,8 @@ def squared_distance(mask: npt.NDArray[np.bool_], spacing: Spacing, *, closed: b
 
 
 @njit(cache=True)
-def _paint(centres: Any, squared: Any, spacing_z: int, spacing_y: int, spacing_x: int, reach: Any, out: Any) -> None:
-    """Paint balls in the given order. reach[n] : largest i with (i · spacing_x)² ≤ n."""
+def _paint(centres: Any, squared: Any, spacing_z: int, spacing_y: int, reach: Any, out: Any) -> None:
+    """Paint balls in the given order. reach[n] : the largest i with (i · spacing along x)² ≤ n."""
     size_z, size_y, size_x = out.shape
     for k in range(len(centres)):
         z, y, x = centres[k]
@@ -60,5 +60,5 @@ def squared_local_radius(
     centres = centres[np.argsort(squared[mask], kind="stable")]
     reach = np.array([isqrt(n) // spacing[2] for n in range(int(squared.max(initial=0)) + 1)], np.int64)
     out = np.zeros(mask.shape, np.int64)
-    _paint(centres, squared, *spacing, reach, out)
+    _paint(centres, squared, spacing[0], spacing[1], reach, out)
     return out

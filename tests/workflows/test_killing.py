@@ -122,7 +122,7 @@ def test_killed_at_random_moments(mask: Path, undisturbed: dict[str, bytes], tmp
     while True:
         with process as command:
             command.wait_until((run / "lock").exists)
-            deadline = time.monotonic() + moments.uniform(0, 12)
+            deadline = time.monotonic() + moments.uniform(0, 5)
             while time.monotonic() < deadline and command.process.poll() is None:
                 time.sleep(0.01)
             if command.process.poll() is not None:

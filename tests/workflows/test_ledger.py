@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StorageError
-from pipeline.ledger import Ledger, write_json
+from pipeline.files import write_json
+from pipeline.ledger import Ledger
 
 
 @pytest.fixture

@@ -36,9 +36,12 @@ def refused(here: Command, tmp_path: Path) -> Command:
         (("--voxel-size-um", ""), "takes 1 or 3 values, but '' has 0"),
         (("--voxel-size-um", "abc"), "takes numbers separated by commas, but 'abc' was given"),
         (("--voxel-size-um", "0.7000001,0.7,3.1415926"), "too many digits"),
-        (("--block-shape", "0"), "between 1 and"),
-        (("--block-shape", "-8"), "between 1 and"),
-        (("--block-shape", "8.5"), "whole numbers"),
+        (("--block-shape", "0"), "takes whole numbers of at least 1, but '0' was given"),
+        (("--block-shape", "-8"), "takes whole numbers of at least 1"),
+        (("--block-shape", "8.5"), "takes whole numbers of at least 1"),
+        (("--block-shape", "inf"), "takes whole numbers of at least 1"),
+        (("--block-shape", "nan"), "takes whole numbers of at least 1"),
+        (("--block-shape", "32769"), "between 1 and 32768"),
         (("--block-shape", "8,8"), "takes 1 or 3 values"),
         (("--threshold", "3,2"), "selects nothing"),
         (("--threshold", "nan"), "selects nothing"),
@@ -55,7 +58,7 @@ def test_options(refused: Command, mask: Path, options: tuple[str, ...], words: 
 
 def test_no_such_volume(refused: Command, mask: Path) -> None:
     missing = mask.with_name("msak.ome.zarr")
-    assert refused(missing) == f"{missing} does not exist; {mask.parent} holds mask.npy, mask.ome.zarr."
+    assert refused(missing) == f"{missing} does not exist; {mask.parent} holds mask.ome.npy, mask.ome.zarr."
 
 
 def test_a_text_file(refused: Command, tmp_path: Path) -> None:

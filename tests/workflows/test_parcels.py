@@ -17,7 +17,11 @@ from pipeline.parcels import PIECE_BYTES, open_parcel, write_parcel
 
 in_one_folder = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -28,7 +32,10 @@ any_array = arrays.arrays(
 
 
 @in_one_folder
-@given(summary=st.dictionaries(st.text(), json_values, max_size=3), content=st.dictionaries(st.text(), any_array, max_size=4))
+@given(
+    summary=st.dictionaries(st.text(), json_values, max_size=3),
+    content=st.dictionaries(st.text(), any_array, max_size=4),
+)
 def test_round_trip(tmp_path: Path, summary: dict[str, Any], content: dict[str, npt.NDArray[Any]]) -> None:
     path = tmp_path / "a.parcel"
     size = write_parcel(path, summary, content)
