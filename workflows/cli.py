@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,7 @@ from workflows.config import ThicknessConfig
 from workflows.progress import Reporter, reporter
 
 app = typer.Typer(
-    help="Calipers for whole organs: exact local thickness of masks of any size.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 INTERRUPTED = 130
 """The exit code that typer gives a KeyboardInterrupt, as shells do."""
@@ -129,7 +129,10 @@ def thickness(
     workers: WorkersOption = None, scheduler: SchedulerOption = None, keep_scratch: KeepOption = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
-    """Measure the exact local thickness of a mask: map, statistics, histogram and report."""
+    """Measure the exact local thickness of a mask.
+
+    Leaves a map, statistics, a histogram and a report in the run folder.
+    """
     from workflows.run_thickness import execute, start
 
     config = _config(
@@ -204,9 +207,9 @@ def convert(
     labels: Annotated[bool, typer.Option("--labels", help="The pyramid holds the most frequent values.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a volume as OME-Zarr 0.5, sharded and checksummed, with a pyramid.
+    """Write a volume as OME-Zarr 0.5 with a pyramid.
 
-    Coarser levels hold the mean (grey, default), the most frequent value (--labels) or any (bool).
+    The store is sharded and checksummed. Coarser levels hold the mean (grey, default), the most frequent value (--labels) or any (bool).
     """
     from workflows.convert_volume import convert as convert_volume
 
@@ -271,6 +274,19 @@ def _print_results(run: Path, statistics: Mapping[str, Any]) -> None:
         print("thickness   none: there is no foreground")
     print(f"report      {run / 'report.html'}")
     print(f"results     {run}")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(version("voxcaliper"))
+        raise typer.Exit
+
+
+@app.callback()
+def voxcaliper(
+    show_version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Calipers for whole organs: exact local thickness of masks of any size."""
 
 
 def main() -> None:
