@@ -44,7 +44,7 @@ def answer(size: Size) -> Answer:
                         f"{run.seconds('distance'):.2f}", f"{run.seconds('distance') / whole_s:.2f}",
                         f"{run.seconds('prune') + run.seconds('gather'):.2f}",
                         f"{moved['source']:.2f}", f"{moved['scratch']:.2f}",
-                        f"{run.bytes_per_voxel('bytes_written'):.2f}",
+                        f"{run.scratch_written:.2f}",
                     )
                 )  # fmt: skip
     table = Table(

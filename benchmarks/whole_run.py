@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from distributed import Client
 
 from benchmarks import whole_volume
 from benchmarks.results import Answer, Goal, Table
-from benchmarks.timing import bench_once
+from benchmarks.timing import bench
 from benchmarks.volumes import Mask, Size, noise, store
 from cluster.local import Workers, open_cluster
 from pipeline.geometry import Index
@@ -23,8 +24,8 @@ from workflows.run_thickness import execute, start
 
 WORKERS = 2
 SIGMA = 8
-KINDS = ("read", "distance", "prune", "gather", "tally", "map", "write")
-"""What tasks time of themselves, in the order of the data."""
+KINDS = ("read", "distance", "prune", "gather", "tally", "map", "write", "file")
+"""What tasks time of themselves, in the order of the data; file: to write down for other tasks what they need."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Run:
         """Seconds of one kind of work, or "all", summed over all tasks of all workers."""
         return float(sum(stage["seconds"].get(kind, 0.0) for stage in self.provenance["stages"].values()))
 
-    def bytes_per_voxel(self, what: str) -> float:
-        """Bytes that tasks moved (bytes_read, bytes_written) per voxel of the volume."""
-        shape = self.provenance["plan"]["shape"]
-        total = sum(stage[what] for stage in self.provenance["stages"].values())
-        return float(total / (shape[0] * shape[1] * shape[2]))
+    @property
+    def scratch_written(self) -> float:
+        """Bytes that tasks left for other tasks, per voxel of the volume."""
+        written = sum(stage["scratch_bytes_written"] for stage in self.provenance["stages"].values())
+        return float(written / math.prod(self.provenance["plan"]["shape"]))
 
 
 def run_once(client: Client, workers: Workers, mask: Path, run: Path, *, block_shape: Index | None = None) -> Run:
@@ -62,7 +63,7 @@ def warm_up(client: Client, workers: Workers, folder: Path) -> float:
     return run_once(client, workers, mask, folder / "tiny-run", block_shape=(8, 32, 32)).wall_s
 
 
-def kernels_alone(mask: Mask, threads: int, *, tally: bool) -> float:
+def kernels_alone(mask: Mask, threads: int, repeats: int, *, tally: bool) -> float:
     """Seconds on the wall for the kernels on a mask in memory, cut into one independent part per thread."""
     planes = -(-mask.shape[0] // threads)
     parts = [mask[i * planes : (i + 1) * planes] for i in range(threads)]
@@ -73,15 +74,15 @@ def kernels_alone(mask: Mask, threads: int, *, tally: bool) -> float:
             whole_volume.count_radii(radii)
 
     with ThreadPoolExecutor(threads) as pool:
-        return bench_once(lambda: list(pool.map(work, parts)))[1].wall_s
+        return bench(lambda: list(pool.map(work, parts)), repeats)[1].wall_s
 
 
 def answer(size: Size) -> Answer:
     """One run of noise on local workers, beside the kernels on the same volume in memory."""
     whole_volume.compile_kernels()
     mask = noise(size.run_side, SIGMA)
-    kernels_s = kernels_alone(mask, WORKERS, tally=False)
-    kernels_and_tally_s = kernels_alone(mask, WORKERS, tally=True)
+    kernels_s = kernels_alone(mask, WORKERS, size.repeats, tally=False)
+    kernels_and_tally_s = kernels_alone(mask, WORKERS, size.repeats, tally=True)
     with tempfile.TemporaryDirectory() as folder:
         stored = store(mask, Path(folder), "noise")
         del mask
@@ -105,7 +106,7 @@ def answer(size: Size) -> Answer:
         f"{run.provenance['tasks_per_block']:.2f} tasks per block of {_times(run.provenance['plan']['block_shape'])};"
         f" bytes per voxel: {run.provenance['bytes_read_per_voxel']['source']:.2f} read from the mask,"
         f" {run.provenance['bytes_read_per_voxel']['scratch']:.2f} from scratch,"
-        f" {run.bytes_per_voxel('bytes_written'):.2f} written to scratch.",
+        f" {run.scratch_written:.2f} written to scratch.",
     )  # fmt: skip
     goal = Goal(
         f"run from Zarr to Zarr / kernels alone, {size.run_side}³ σ{SIGMA}, {WORKERS} workers",

@@ -67,7 +67,7 @@ class Ledger:
         """What a finished stage added up to; None while it is not finished."""
         try:
             content: dict[str, Any] = json.loads((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # damaged totals are added up again
             return None
         return content
 

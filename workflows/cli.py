@@ -209,7 +209,8 @@ def convert(
 ) -> None:
     """Write a volume as OME-Zarr 0.5 with a pyramid.
 
-    The store is sharded and checksummed. Coarser levels hold the mean (grey, default), the most frequent value (--labels) or any (bool).
+    The store is sharded and checksummed.
+    Coarser levels hold the mean (grey, default), the most frequent value (--labels) or any (bool).
     """
     from workflows.convert_volume import convert as convert_volume
 

@@ -38,6 +38,7 @@ def reopen(run: RunFolder, workers: Workers) -> ThicknessJob:
     regions = job.regions.identity() if job.regions else None
     for name, now, then in (
         ("mask", job.mask.identity(), plan.mask_identity),
+        ("mask", {"voxel_size_um": job.voxel_size.um}, {"voxel_size_um": plan.voxel_size_um}),
         ("regions", regions, plan.regions_identity),
     ):
         if now != then:

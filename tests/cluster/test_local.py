@@ -55,8 +55,8 @@ def test_a_running_cluster(tmp_path: Path) -> None:
             assert client.submit(lambda: sys.executable).result() == sys.executable
         with open_cluster(scheduler=processes.address, workers=None) as (_, again):
             assert again == offer, "a running cluster goes on without us"
-    # Without its workers it is of no use.
-    with started_scheduler(tmp_path / "empty", workers=0) as processes:
-        with pytest.raises(RunError, match="has no workers; start some with"):
-            with open_cluster(scheduler=processes.address, workers=None):
-                pass
+        processes.workers.terminate()
+        processes.workers.wait()
+        refused = pytest.raises(RunError, match=f"at {processes.address} has no workers; start some with")
+        with refused, open_cluster(scheduler=processes.address, workers=None):
+            pass

@@ -1,4 +1,4 @@
-"""Damaged stores, damaged intermediate files and full disks: an exact message, and nothing that was finished is lost."""
+"""Damaged stores, damaged intermediate files, full disks: an exact message, and nothing that was finished is lost."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 import zarr
 
 from tests.workflows.conftest import Command
-from tests.workflows.runs import STAGES, receipts, results, voxcaliper
+from tests.workflows.runs import STAGES, Finished, receipts, results, voxcaliper
 
 
 @pytest.fixture(scope="module")
 def whole(mask: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run with all its intermediate files."""
     folder = tmp_path_factory.mktemp("whole")
-    options = ("--block-shape", "16", "--keep-scratch", "--scheduler", scheduler)
+    options = ("--block-shape", "16", "--keep-scratch", "--scheduler", scheduler, "--quiet")
     done = voxcaliper(folder, "thickness", mask, "--run", folder / "run", *options)
     assert done.code == 0, done
     return folder / "run"
@@ -29,10 +29,10 @@ def whole(mask: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def go_on(here: Command, scheduler: str) -> Command:
-    def call(run: Path) -> object:
+    def call(run: Path) -> Finished:
         return here("resume", run, "--scheduler", scheduler, "--quiet")
 
-    return call  # type: ignore[return-value]
+    return call
 
 
 @pytest.fixture
@@ -71,9 +71,11 @@ def test_a_stopped_run_goes_on(stopped: Path, whole: Path, go_on: Command) -> No
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("harm", ["gone", "cut", "tail", "footer"])
+@pytest.mark.parametrize(
+    "harm", ["gone", "footer", *(pytest.param(harm, marks=pytest.mark.slow) for harm in ("cut", "tail"))]
+)
 def test_a_damaged_receipt_is_made_again(stopped: Path, whole: Path, go_on: Command, stage: str, harm: str) -> None:
-    victim = sorted(receipts(stopped, stage))[21]
+    victim = sorted(receipts(stopped, stage))[20 if stage == "thickness" else 40]  # what goes on reads the later ones
     if harm == "gone":
         victim.unlink()
     elif harm == "cut":
@@ -114,7 +116,7 @@ def test_the_reach_of_the_centres(stopped: Path, whole: Path, go_on: Command, ha
     assert results(stopped) == results(whole)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize("content", ["", "{"])
 def test_damaged_totals_of_a_stage(stopped: Path, whole: Path, go_on: Command, content: str) -> None:
     (stopped / "ledger" / "centres.json").write_text(content)
     done = go_on(stopped)
@@ -186,7 +188,9 @@ def test_the_mask_is_gone(stopped: Path, go_on: Command) -> None:
     assert f"{stopped / 'nowhere.zarr'} does not exist" in go_on(stopped).failure()
 
 
-@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "gone"])
+@pytest.mark.parametrize(
+    "harm", ["flipped", "gone", *(pytest.param(harm, marks=pytest.mark.slow) for harm in ("cut", "empty"))]
+)
 def test_a_damaged_mask(
     copied_mask: Path, whole: Path, measure: Command, go_on: Command, tmp_path: Path, harm: str
 ) -> None:
@@ -260,14 +264,11 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", str(disk.path)], check=True)
 
 
-@pytest.mark.parametrize(
-    "kibibytes",
-    [300, 900]
-    + [
-        pytest.param(size, marks=pytest.mark.slow)
-        for size in (4, 8, 16, 24, 40, 64, 100, 200, 450, 600, 700, 800, 1000, 1100, 1200)
-    ],
-)
+FEW_KIBIBYTES = (4, 8, 16, 24, 40, 64, 100, 200, 450, 600, 700, 800)
+"""From a disk without room for the configuration to one without room for the report."""
+
+
+@pytest.mark.parametrize("kibibytes", [300, 900, *(pytest.param(n, marks=pytest.mark.slow) for n in FEW_KIBIBYTES)])
 def test_a_full_disk(mask: Path, whole: Path, scheduler: str, disk: Disk, tmp_path: Path, kibibytes: int) -> None:
     disk.resize(kibibytes)
     run = disk.path / "run"

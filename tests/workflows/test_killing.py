@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.workflows.conftest import Command
 from tests.workflows.runs import (
     STAGES,
-    Finished,
     Running,
     all_gone,
     receipts,
@@ -45,13 +43,19 @@ def begin(tmp_path: Path, mask: Path, *options: object) -> contextlib.AbstractCo
 
 
 def go_on(tmp_path: Path) -> contextlib.AbstractContextManager[Running]:
+    """The run RUN resumed on two workers of its own, in the background."""
     return running(tmp_path, "resume", tmp_path / "run", "--workers", "2", "--quiet")
 
 
-def resumed(tmp_path: Path) -> Finished:
-    done = voxcaliper(tmp_path, "resume", tmp_path / "run", "--workers", "2", "--quiet")
-    assert (done.code, done.err) == (0, ""), done
-    return done
+@pytest.fixture
+def resumed(scheduler: str, tmp_path: Path) -> Callable[[], None]:
+    """Resume the run RUN on the running cluster to its end."""
+
+    def call() -> None:
+        done = voxcaliper(tmp_path, "resume", tmp_path / "run", "--scheduler", scheduler, "--quiet")
+        assert (done.code, done.err) == (0, ""), done
+
+    return call
 
 
 def well_into(run: Path, stage: str) -> Callable[[], bool]:
@@ -64,7 +68,7 @@ def done_now(run: Path, stage: str) -> int:
     return int(provenance["stages"][stage]["tasks_now"])
 
 
-@pytest.mark.parametrize("stage", ["distance-z", "thickness"])
+@pytest.mark.parametrize("stage", [pytest.param("distance-z", marks=pytest.mark.slow), "thickness"])
 def test_a_killed_worker_is_replaced(mask: Path, undisturbed: dict[str, bytes], tmp_path: Path, stage: str) -> None:
     with begin(tmp_path, mask) as command:
         command.wait_until(well_into(tmp_path / "run", stage))
@@ -77,8 +81,12 @@ def test_a_killed_worker_is_replaced(mask: Path, undisturbed: dict[str, bytes], 
     assert results(tmp_path / "run") == undisturbed
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_driver(mask: Path, undisturbed: dict[str, bytes], tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    "stage", [stage if stage == "centres" else pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES]
+)
+def test_a_killed_driver(
+    mask: Path, undisturbed: dict[str, bytes], resumed: Callable[[], None], tmp_path: Path, stage: str
+) -> None:
     run = tmp_path / "run"
     with begin(tmp_path, mask, "--keep-scratch") as command:
         command.wait_until(well_into(run, stage))
@@ -89,7 +97,7 @@ def test_a_killed_driver(mask: Path, undisturbed: dict[str, bytes], tmp_path: Pa
     assert not (run / "statistics.json").exists()
     finished = {name: receipts(run, name) for name in STAGES}
     assert len(finished[stage]) < BLOCKS, "killed too late to show anything"
-    resumed(tmp_path)
+    resumed()
     assert results(run) == undisturbed
     assert done_now(run, stage) == BLOCKS - len(finished[stage])
     for name in STAGES:
@@ -98,10 +106,12 @@ def test_a_killed_driver(mask: Path, undisturbed: dict[str, bytes], tmp_path: Pa
         assert all(now[path] == written for path, written in finished[name].items()), f"{name} was repeated"
 
 
-def test_everything_killed_again_and_again(mask: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_everything_killed_again_and_again(
+    mask: Path, undisturbed: dict[str, bytes], resumed: Callable[[], None], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     process = begin(tmp_path, mask)
-    for stage in ("mask", "centres"):
+    for stage in ("mask", "thickness"):
         with process as command:
             command.wait_until(well_into(run, stage))
             family = command.family()
@@ -109,42 +119,53 @@ def test_everything_killed_again_and_again(mask: Path, undisturbed: dict[str, by
             command.process.wait()
             assert all_gone(family)
         process = go_on(tmp_path)
-    resumed(tmp_path)
+    resumed()
     assert results(run) == undisturbed
     assert not list(run.rglob("*.partial"))
     assert not [path for path in (run / "ledger").iterdir() if path.suffix != ".json"]
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(mask: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_killed_at_random_moments(
+    mask: Path, undisturbed: dict[str, bytes], resumed: Callable[[], None], tmp_path: Path
+) -> None:
     run, moments = tmp_path / "run", random.Random(0)
+
+    def begun() -> int:
+        return (run / "run.log").read_text("utf-8").count(" begin: ") if (run / "run.log").exists() else 0
+
     process = begin(tmp_path, mask)
-    while True:
+    for times in range(5):
         with process as command:
-            command.wait_until((run / "lock").exists)
-            deadline = time.monotonic() + moments.uniform(0, 5)
-            while time.monotonic() < deadline and command.process.poll() is None:
-                time.sleep(0.01)
+            command.wait_until(lambda before=times: begun() > before)  # type: ignore[misc]
+            time.sleep(moments.uniform(0, 4))
             if command.process.poll() is not None:
                 break
             os.killpg(command.process.pid, signal.SIGKILL)
         process = go_on(tmp_path)
-    assert command.finished().code == 0, command.finished()
+    resumed()
     assert results(run) == undisturbed
 
 
-def test_killed_while_the_results_are_written(mask: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_killed_while_the_results_are_written(
+    mask: Path, undisturbed: dict[str, bytes], resumed: Callable[[], None], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     with begin(tmp_path, mask) as command:
         command.wait_until((run / "statistics.json").exists)
         os.killpg(command.process.pid, signal.SIGKILL)
-    resumed(tmp_path)
+    resumed()
     assert results(run) == undisturbed
     assert (run / "provenance.json").exists()
 
 
-@pytest.mark.parametrize("to_all", [True, False], ids=["the terminal", "the driver"])
-def test_interrupted(mask: Path, undisturbed: dict[str, bytes], tmp_path: Path, *, to_all: bool) -> None:
+@pytest.mark.parametrize(
+    "to_all", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["the terminal", "the driver"]
+)
+def test_interrupted(
+    mask: Path, undisturbed: dict[str, bytes], resumed: Callable[[], None], tmp_path: Path, *, to_all: bool
+) -> None:
     """Ctrl-C in a terminal goes to every process of the group; `kill -INT` to one."""
     run = tmp_path / "run"
     with begin(tmp_path, mask) as command:
@@ -156,7 +177,7 @@ def test_interrupted(mask: Path, undisturbed: dict[str, bytes], tmp_path: Path, 
         assert "voxcaliper resume" in done.failure()
         assert all_gone(family)
     finished = receipts(run, "distance-y")
-    resumed(tmp_path)
+    resumed()
     assert results(run) == undisturbed
     assert done_now(run, "distance-y") <= BLOCKS - len(finished)
 
@@ -175,24 +196,19 @@ def test_two_processes_on_one_run(mask: Path, undisturbed: dict[str, bytes], her
     run = tmp_path / "run"
     with begin(tmp_path, mask) as command:
         command.wait_until(well_into(run, "mask"))
+        family = command.family()
+        assert len(command.workers()) == 2
         message = here("resume", run, "--quiet").failure()
         assert message.startswith(f"{run} is being worked on by process {command.process.pid} on ")
         assert "is a run already" in here("thickness", mask, "--run", run, "--quiet").failure()
         assert command.finished().code == 0
+        assert all_gone(family, seconds=5), "a run leaves no process behind"
     assert results(run) == undisturbed
 
 
-def test_no_process_is_left_behind(mask: Path, tmp_path: Path) -> None:
-    family: list[psutil.Process] = []
-    with begin(tmp_path, mask, "--map", "none") as command:
-        command.wait_until(well_into(tmp_path / "run", "mask"))
-        family = command.family()
-        assert len(command.workers()) == 2
-        assert command.finished().code == 0
-        assert all_gone(family, seconds=5)
-
-
-def test_the_scheduler_dies(mask: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_scheduler_dies(
+    mask: Path, undisturbed: dict[str, bytes], resumed: Callable[[], None], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     with started_scheduler(tmp_path / "scheduler", workers=1) as processes:
         address = processes.address
@@ -213,5 +229,5 @@ def test_the_scheduler_dies(mask: Path, undisturbed: dict[str, bytes], tmp_path:
             processes.scheduler.kill()
             message = command.finished().failure()
     assert "voxcaliper resume" in message
-    resumed(tmp_path)
+    resumed()
     assert results(run) == undisturbed

@@ -49,7 +49,6 @@ def test_round_trip(tmp_path: Path, summary: dict[str, Any], content: dict[str, 
         assert found.shape == array.shape
         assert found.tobytes() == array.tobytes()
         assert found.flags.writeable
-    assert sum(map(parcel.array_bytes, content)) < size
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -71,7 +70,7 @@ def test_views_and_large_arrays(tmp_path: Path) -> None:
     assert np.array_equal(parcel.read("turned"), turned)
 
 
-CONTENT = {
+CONTENT: dict[str, npt.NDArray[Any]] = {
     "noise": np.random.default_rng(0).integers(0, 9, (3, 4, 5)).astype(np.int32),
     "even": np.zeros(1000, np.uint8),
 }

@@ -64,7 +64,7 @@ def job_of(
 ) -> ThicknessJob:
     path = tmp_path / "mask.zarr"
     zarr.create_array(path, shape=shape, chunks=chunks, shards=shards, dtype=np.uint8, overwrite=True)
-    return open_job(ThicknessConfig(mask=str(path), voxel_size_um=(2, 2, 2), map=map_kind), RUN)  # type: ignore[arg-type]
+    return open_job(ThicknessConfig(mask=str(path), voxel_size_um=(2, 2, 2), map=map_kind), RUN)
 
 
 @given(configurations)
@@ -165,9 +165,9 @@ def test_what_does_not_fit_is_refused_with_its_sum(tmp_path: Path) -> None:
     needed = max(task_bytes(job).values())
     for number in (needed, WORKER_BYTES, needed + WORKER_BYTES, 2 * GIB):
         assert f"{number / GIB:.2f} GiB" in str(caught.value)
-    small = choose_blocks(job, RUN, workers(0.5))
+    small = choose_blocks(job, RUN, workers(0.4))
     with pytest.raises(PlanError, match="does not fit"):
-        check_memory(small, workers(0.5))
+        check_memory(small, workers(0.4))
 
 
 @pytest.mark.parametrize("map_kind", ["thickness", "squared-radius", "none"])

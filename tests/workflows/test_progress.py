@@ -8,11 +8,12 @@ import sys
 import pytest
 from rich.console import Console
 
-from workflows import progress
 from workflows.progress import LineReporter, QuietReporter, TerminalReporter, reporter
 
 
 class Terminal(io.StringIO):
+    """A stream that takes itself for a terminal."""
+
     def isatty(self) -> bool:
         return True
 
@@ -46,7 +47,7 @@ def test_lines() -> None:
 
 def test_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("workflows.progress.time.monotonic", lambda: float(next(clock)))
     stream = io.StringIO()
     with LineReporter(stream) as lines:
         for steps in (2, 3, 4, 5, 6, 8):

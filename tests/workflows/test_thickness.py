@@ -77,7 +77,8 @@ def test_from_an_array_to_all_results(tmp_path: Path) -> None:
 
     assert all((run / name).stat().st_size for name in RESULTS)
     array = zarr.open_array(run / "thickness.ome.zarr", path="0", mode="r")
-    assert (array.shape, array.dtype) == (voxels.shape, np.float32)
+    assert array.shape == voxels.shape
+    assert array.dtype == np.float32
     thickness = read_map(run)
     assert np.array_equal(thickness > 0, voxels)
 
@@ -285,7 +286,8 @@ def test_all_foreground(measure: Command, tmp_path: Path) -> None:
 
 def test_a_bar_in_a_terminal(mask: Path, scheduler: str, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    command = [COMMAND, "thickness", mask, "--run", tmp_path / "run", "--scheduler", scheduler, "--block-shape", "32"]
+    options = ("--run", str(tmp_path / "run"), "--scheduler", scheduler, "--block-shape", "32")
+    command = [str(COMMAND), "thickness", str(mask), *options]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env={**environment(), "TERM": "xterm"}
     ) as process:

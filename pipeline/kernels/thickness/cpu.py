@@ -181,6 +181,40 @@ def _raise_sub_tile(
 
 
 @kernel
+def _load_tile(radii: Radii, tile_z: int, tile_y: int, tile_x: int, seal_value: Any, tile: Radii, minima: Radii) -> Any:
+    """Copy a tile into 64 sub-tiles of 64 voxels, sealed outside of the block; returns its smallest T."""
+    size_z, size_y, size_x = radii.shape
+    least = seal_value
+    for s in range(64):
+        from_z, from_y, from_x = tile_z + SUB_Z[s], tile_y + SUB_Y[s], tile_x + SUB_X[s]
+        to_z, to_y, to_x = min(SUB, size_z - from_z), min(SUB, size_y - from_y), min(SUB, size_x - from_x)
+        if to_z < SUB or to_y < SUB or to_x < SUB:
+            tile[s, :] = seal_value
+        sub_least = seal_value
+        for z in range(to_z):
+            for y in range(to_y):
+                for x in range(to_x):
+                    value = radii[from_z + z, from_y + y, from_x + x]
+                    tile[s, SUB * (SUB * z + y) + x] = value
+                    sub_least = value if value < sub_least else sub_least
+        minima[s] = sub_least
+        least = sub_least if sub_least < least else least
+    return least
+
+
+@kernel
+def _store_tile(tile: Radii, radii: Radii, tile_z: int, tile_y: int, tile_x: int) -> None:
+    """Copy a tile back into the block."""
+    size_z, size_y, size_x = radii.shape
+    for s in range(64):
+        from_z, from_y, from_x = tile_z + SUB_Z[s], tile_y + SUB_Y[s], tile_x + SUB_X[s]
+        for z in range(min(SUB, size_z - from_z)):
+            for y in range(min(SUB, size_y - from_y)):
+                for x in range(min(SUB, size_x - from_x)):
+                    radii[from_z + z, from_y + y, from_x + x] = tile[s, SUB * (SUB * z + y) + x]
+
+
+@kernel
 def gather(
     radii: Radii, origin: npt.NDArray[np.int64], cells: npt.NDArray[np.int64], counts: npt.NDArray[np.uint16],
     centre_d: Radii, centre_position: npt.NDArray[np.uint16],
@@ -227,23 +261,7 @@ def gather(
     for tile_z in range(0, size_z, TILE):
         for tile_y in range(0, size_y, TILE):
             for tile_x in range(0, size_x, TILE):
-                extent_z = min(TILE, size_z - tile_z)
-                extent_y = min(TILE, size_y - tile_y)
-                extent_x = min(TILE, size_x - tile_x)
-                least = sealed_value
-                for s in range(64):
-                    sub_least = sealed_value
-                    for j in range(64):
-                        z = SUB_Z[s] + LANE_Z[j]
-                        y = SUB_Y[s] + LANE_Y[j]
-                        x = SUB_X[s] + LANE_X[j]
-                        value = sealed_value
-                        if z < extent_z and y < extent_y and x < extent_x:
-                            value = radii[tile_z + z, tile_y + y, tile_x + x]
-                        tile[s, j] = value
-                        sub_least = min(sub_least, value)
-                    minima[s] = sub_least
-                    least = min(least, sub_least)
+                least = _load_tile(radii, tile_z, tile_y, tile_x, sealed_value, tile, minima)
                 if least == sealed_value:
                     continue
                 here_z = origin[0] + tile_z
@@ -317,6 +335,12 @@ def gather(
                         z = cast(brick_z + (position >> 6))
                         y = cast(brick_y + ((position >> 3) & 7))
                         x = cast(brick_x + (position & 7))
+                        # Most centres of a brick that reaches the tile do not reach it themselves.
+                        gap_z = max(0, -z, z - (TILE - 1))
+                        gap_y = max(0, -y, y - (TILE - 1))
+                        gap_x = max(0, -x, x - (TILE - 1))
+                        if wide_z * gap_z * gap_z + wide_y * gap_y * gap_y + wide_x * gap_x * gap_x >= d:
+                            continue
                         left = _probe(minima, z, y, x, d, weight_z, weight_y, weight_x)
                         if left == 0:
                             continue
@@ -339,10 +363,4 @@ def gather(
                             for s in range(64):
                                 least = min(least, minima[s])
 
-                for s in range(64):
-                    for j in range(64):
-                        z = SUB_Z[s] + LANE_Z[j]
-                        y = SUB_Y[s] + LANE_Y[j]
-                        x = SUB_X[s] + LANE_X[j]
-                        if z < extent_z and y < extent_y and x < extent_x:
-                            radii[tile_z + z, tile_y + y, tile_x + x] = tile[s, j]
+                _store_tile(tile, radii, tile_z, tile_y, tile_x)
