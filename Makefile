@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench lock clean
+.PHONY: help demo test test-slow lint bench lock clean
 
 PYTHON ?=
 ARGS ?=
@@ -17,13 +17,16 @@ INSTALL_PINNED := $(INSTALL) --require-hashes --only-binary=:all: -r
 INSTALL_PROJECT := $(INSTALL) --no-deps --no-build-isolation --editable .
 
 help:  ## show the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 14
 
 demo: .venv/.run  ## measure a vascular phantom of known diameters and show where the report lies
 	@$(BIN)/voxcaliper demo $(ARGS)
 
 test: .venv/.dev  ## run the tests
-	@$(BIN)/python -m pytest tests $(ARGS)
+	@$(BIN)/python -m pytest tests -m "not slow" $(ARGS)
+
+test-slow: .venv/.dev  ## run the tests that take long: more kills, more full disks, larger blocks
+	@$(BIN)/python -m pytest tests -m slow $(ARGS)
 
 lint: .venv/.dev  ## check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from pipeline.geometry import BlockGrid, Index
 from pipeline.ledger import Ledger
 from pipeline.parcels import METER
 
-__all__ = ["Client", "Job", "Outcome", "Progress", "Stage", "Stopwatch", "perform", "run_stage"]
+__all__ = ["Client", "Job", "Outcome", "Progress", "Stage", "Stopwatch", "perform", "run_alone", "run_stage"]
 
 TASKS_PER_THREAD = 3
 """Futures that the driver keeps in flight for every thread: one that runs and a short queue."""
@@ -168,7 +168,7 @@ def run_stage(
             queue.add(future)
         for future in queue:
             block = blocks.pop(future.key)
-            count(block, _result(future, stage, block), now=True)
+            count(block, _result(future, f"Block {block} of stage {stage.name}"), now=True)
             future.release()
             for following in itertools.islice(pending, 1):
                 successor = submit(following)
@@ -180,20 +180,23 @@ def run_stage(
     return totals
 
 
-def _result(future: Future[dict[str, Any]], stage: Stage, block: Index) -> dict[str, Any]:
+def run_alone(client: Client, name: str, function: Callable[[Any], None], job: Job) -> None:
+    """Run something once, on any worker, under a name that the dashboard shows."""
+    _result(client.submit(function, job, key=f"{name}-{uuid.uuid4().hex}", pure=False), name)
+
+
+def _result(future: Future[Any], what: str) -> Any:
     try:
-        summary: dict[str, Any] = future.result()
-        return summary
+        return future.result()
     except VoxcaliperError:
         raise
     except KilledWorker as error:
         raise RunError(
-            f"Block {block} of stage {stage.name} was given up because the workers that tried it died"
-            f" ({error.allowed_failures} of them), most likely for want of memory;"
-            " go on with `voxcaliper resume` and fewer --workers, finished blocks are kept."
+            f"{what} was given up because the workers that tried it died ({error.allowed_failures} of them), most"
+            " likely for want of memory; go on with `voxcaliper resume` and fewer --workers, finished blocks are kept."
         ) from error
     except (CancelledError, TimeoutError) as error:
         raise RunError(
-            f"The cluster lost block {block} of stage {stage.name} ({type(error).__name__});"
-            " go on with `voxcaliper resume`, finished blocks are kept."
+            f"{what} was lost by the cluster ({type(error).__name__}); go on with `voxcaliper resume`, finished"
+            " blocks are kept."
         ) from error

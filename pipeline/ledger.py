@@ -4,7 +4,7 @@
     ledger/<stage>.json                 one per finished stage: what all its receipts add up to
 
 Every file appears by renaming, so that killing any process at any moment leaves only whole files and *.partial
-ones. A stage's parcels may be removed once the stage is finished and nobody reads them any more.
+ones. Parcels stay until the run is complete, so that a damaged one can be made again from those before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipeline.errors import StorageError
 from pipeline.files import PARTIAL, write_json
-from pipeline.geometry import Index
+from pipeline.geometry import BlockGrid, Index
 from pipeline.parcels import Parcel, open_parcel, write_parcel
 
 
@@ -71,9 +71,17 @@ class Ledger:
             return None
         return content
 
-    def forget(self, stage: str) -> None:
-        """Remove a finished stage's parcels."""
-        shutil.rmtree(self.folder / stage, ignore_errors=True)
+    def is_whole(self, stage: str, grid: BlockGrid) -> bool:
+        """Whether every receipt of a stage is there and readable."""
+        return sum(1 for _ in self.finished_tasks(stage)) == len(grid)
+
+    def forget_scratch(self) -> None:
+        """Remove all receipts of a complete run; the totals of its stages stay."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.suffix != ".json":
+                path.unlink()
 
     def sweep(self) -> None:
         """Remove what killed tasks were writing."""

@@ -51,7 +51,7 @@ def measured(
     if dtype is not None:
         assert job.map is not None
         job = replace(job, wide=dtype == "int64", map=replace(job.map, dtype=dtype))
-    measure(client, job, keep_scratch=False, report=lambda _: None)
+    measure(client, job, report=lambda _: None)
     return np.asarray(zarr.open_array(folder / "thickness.ome.zarr" / "0", mode="r")[:]), merged_tally(job), job
 
 

@@ -154,11 +154,12 @@ def resume(
     scheduler: SchedulerOption = None, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Go on with a run that was stopped: finished blocks are kept."""
-    from workflows.run_folder import open_run_folder
+    from workflows.run_folder import open_run_folder, tidy
     from workflows.run_thickness import execute, reopen
 
     folder = open_run_folder(run)
     if folder.is_complete:
+        tidy(folder)
         _say(f"{run} is complete already; its report is {folder.report}")
         return
     with folder.locked(), open_cluster(scheduler=scheduler, workers=workers) as (client, offer):
@@ -296,6 +297,10 @@ def main() -> None:
         app()
     except VoxcaliperError as error:
         print(f"voxcaliper: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"voxcaliper: {where}{error.strerror or error}; mend it and start or resume the run.", file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pipeline import centres, distance, thickness
 from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch, run_stage
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, Index
 from pipeline.job import ThicknessJob
 from pipeline.kernels import tally as tally_kernels
@@ -128,13 +128,7 @@ def stages(job: ThicknessJob) -> list[Stage]:
     return blockwise + [Stage(f"pyramid-{n}", job.map.grid(n), partial(coarsen_map, level=n)) for n in levels]
 
 
-LAST_READER = {"mask": "thickness", "distance-y": "centres", "distance-z": "centres", "centres": "thickness"}
-"""Stage → the stage after which nobody reads its parcels."""
-
-
-def measure(
-    client: Client, job: ThicknessJob, *, keep_scratch: bool, report: Callable[[Progress], None]
-) -> dict[str, dict[str, Any]]:
+def measure(client: Client, job: ThicknessJob, *, report: Callable[[Progress], None]) -> dict[str, dict[str, Any]]:
     """Run every stage that is not finished; returns the totals of each, in order.
 
     The first error ends the run; what is finished stays, and running again goes on from there.
@@ -142,18 +136,25 @@ def measure(
     job.ledger.sweep()
     if job.map is not None and not job.map.path.exists():
         create_map(job)
-    order = stages(job)
     all_totals: dict[str, dict[str, Any]] = {}
-    for stage in order:
+    for stage in stages(job):
         totals = job.ledger.stage_totals(stage.name)
-        if totals is None:
+        if totals is None or not job.ledger.is_whole(stage.name, stage.grid) or not _is_noted(job, stage):
             totals = _run(client, stage, job, report)
             job.ledger.finish_stage(stage.name, totals)
         all_totals[stage.name] = totals
-        for earlier, last in LAST_READER.items():
-            if last == stage.name and not keep_scratch:
-                job.ledger.forget(earlier)
     return all_totals
+
+
+def _is_noted(job: ThicknessJob, stage: Stage) -> bool:
+    """Whether what a finished stage left for all blocks together is readable."""
+    if stage.name != centres.STAGE:
+        return True
+    try:
+        read_reach(job)
+    except (FileNotFoundError, StorageError):
+        return False
+    return True
 
 
 def create_map(job: ThicknessJob) -> None:

@@ -65,8 +65,8 @@ def open_regions(config: ThicknessConfig, mask: Volume) -> Volume:
     """The labels of the regions, on the grid of the mask."""
     assert config.regions is not None
     regions = open_volume(config.regions)
-    if regions.level_count > 1 and config.level:
-        regions = open_volume(config.regions, level=config.level)
+    if regions.level_count > 1 and regions.level != mask.level < regions.level_count:
+        regions = open_volume(config.regions, level=mask.level)
     if regions.shape != mask.shape:
         raise InputError(
             f"The regions {regions.name} have {regions.shape} voxels and the mask {mask.name} has {mask.shape};"

@@ -20,10 +20,22 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RunError, StorageError
-from pipeline.files import write_json
+from pipeline.files import PARTIAL, write_json
+from pipeline.job import ledger_of
 from workflows.config import ThicknessConfig, ThicknessPlan
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short, instead of printing a traceback for each line: the run itself says it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        pass
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 @dataclass(frozen=True)
@@ -70,23 +82,37 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes off this run; the lock goes with the process, however it ends."""
-        with (self.path / "lock").open("a+") as file:
+        with contextlib.ExitStack() as stack:
             try:
+                file = stack.enter_context((self.path / "lock").open("a+"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
                 raise RunError(f"{self.path} is being worked on by {holder}; wait for it or stop it.") from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}")
-            file.flush()
+            except OSError as error:
+                raise StorageError(
+                    f"{self.path / 'lock'} cannot be made: {error.strerror}; make room or mend the permissions there,"
+                    " then resume the run."
+                ) from error
+            # Who holds it is a courtesy to the next one, who would wait without knowing for whom.
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {os.uname().nodename}")
+                file.flush()
             yield
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[logging.Logger]:
         """The run's own log, run.log."""
         logger = logging.getLogger(f"voxcaliper.{self.path}")
-        handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        try:
+            handler: logging.Handler = _LogFile(self.path / "run.log", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(
+                f"{self.path / 'run.log'} cannot be made: {error.strerror}; make room or mend the permissions there,"
+                " then resume the run."
+            ) from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
@@ -117,7 +143,7 @@ def create_run(path: Path, config: ThicknessConfig, plan: ThicknessPlan) -> RunF
     if (run.path / "run.json").exists():
         hint = "its results are there" if run.is_complete else f"go on with `voxcaliper resume {path}`"
         raise RunError(f"{path} is a run already; {hint}, or choose another --run folder.")
-    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+    if run.path.exists() and (not run.path.is_dir() or any(_is_strange(path) for path in run.path.iterdir())):
         raise RunError(f"{path} exists and is not an empty folder; choose another --run folder.")
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -126,6 +152,17 @@ def create_run(path: Path, config: ThicknessConfig, plan: ThicknessPlan) -> RunF
     except OSError as error:
         raise StorageError(f"The run folder {path} cannot be made: {error.strerror}; choose another place.") from error
     return run
+
+
+def _is_strange(path: Path) -> bool:
+    """Whether a file is not what a run leaves that ended before it had its configuration, which is written last."""
+    return path.name != "plan.json" and path.suffix != PARTIAL
+
+
+def tidy(run: RunFolder) -> None:
+    """Remove the scratch of a complete run, unless it was asked for."""
+    if not run.config().keep_scratch:
+        ledger_of(run.path).forget_scratch()
 
 
 def open_run_folder(path: Path) -> RunFolder:

@@ -16,7 +16,7 @@ from pipeline.volume.writing import sweep_partials
 from workflows.config import ThicknessConfig
 from workflows.measure_thickness import measure
 from workflows.plan_thickness import check_memory, choose_blocks, make_plan, open_job
-from workflows.run_folder import RunFolder, create_run
+from workflows.run_folder import RunFolder, create_run, tidy
 from workflows.thickness_results import write_results
 from workflows.warm_up import warm_up
 
@@ -66,10 +66,11 @@ def execute(
             if job.map is not None and job.map.path.exists():
                 sweep_partials(job.map.path)
             warm_up(client, job)
-            totals = measure(client, job, keep_scratch=run.config().keep_scratch, report=report)
+            totals = measure(client, job, report=report)
             for name, stage in totals.items():
                 log.info("stage %s: %s", name, stage)
             statistics = write_results(run, job, totals, workers, time.perf_counter() - began, compare)
+            tidy(run)
             log.info("complete")
         except BaseException as error:
             log.error("ended by %s: %s", type(error).__name__, error)  # noqa: TRY400  the sentence is for a person

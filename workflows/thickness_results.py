@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -32,7 +31,7 @@ from pipeline.report import (
 from pipeline.statistics import thickness_statistics, write_histogram_csv, write_statistics
 from pipeline.tally import Tally
 from workflows.config import ALGORITHM_VERSION
-from workflows.measure_thickness import REACH, merged_tally
+from workflows.measure_thickness import merged_tally
 from workflows.run_folder import RunFolder
 
 PACKAGES = ("voxcaliper", "numpy", "numba", "zarr", "numcodecs", "dask", "distributed", "ome-zarr-models")
@@ -76,11 +75,6 @@ def write_results(
         write_statistics(run.statistics, statistics)
         write_histogram_csv(run.histogram, tally, job.voxel_size.unit_um)
         write_report(run.report, _report(job, tally, statistics, totals, provenance, compare))
-        if not run.config().keep_scratch:
-            for folder in run.ledger.iterdir():
-                if folder.is_dir():
-                    shutil.rmtree(folder)
-            (run.ledger / REACH).unlink(missing_ok=True)
         write_json(run.provenance, provenance)
     except OSError as error:
         raise StorageError(

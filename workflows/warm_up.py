@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipeline.engine import Client, Stage, perform
+from pipeline.engine import Client, Stage, perform, run_alone
 from pipeline.geometry import BlockGrid, Index
 from pipeline.job import ThicknessJob, ledger_of
 from pipeline.volume.foreground import Foreground
@@ -26,7 +26,7 @@ BLOCK_SHAPE = (12, 12, 12)
 
 def warm_up(client: Client, job: ThicknessJob) -> None:
     """Compile what the job needs, on one worker."""
-    client.submit(compile_kernels, job, key="compile-kernels", pure=False).result()
+    run_alone(client, "compile-kernels", compile_kernels, job)
 
 
 def compile_kernels(job: ThicknessJob) -> None:

@@ -68,7 +68,15 @@ class Source:
     def _next(self, planes: Iterator[npt.NDArray[Any]], z: int) -> npt.NDArray[Any]:
         try:
             return next(planes)
-        except (OSError, EOFError, StopIteration, zlib.error, tifffile.TiffFileError, ValueError) as error:
+        except (
+            OSError,
+            EOFError,
+            StopIteration,
+            RuntimeError,
+            zlib.error,
+            tifffile.TiffFileError,
+            ValueError,
+        ) as error:
             raise StorageError(
                 f"{self.location}: plane {z} of {self.shape[0]} cannot be read ({str(error) or type(error).__name__});"
                 " the file may be cut off or damaged, so fetch it again."

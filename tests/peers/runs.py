@@ -45,5 +45,5 @@ def squared_radius_of(
     config = ThicknessConfig(
         mask=str(folder / "mask.ome.zarr"), map="squared-radius", border=border, block_shape=block_shape
     )
-    measure(client, open_job(config, folder), keep_scratch=False, report=lambda _: None)
+    measure(client, open_job(config, folder), report=lambda _: None)
     return stored_map(folder)

@@ -82,7 +82,6 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return convert
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", VOLUMES)
 def test_a_real_volume_equals_the_painter(tmp_path: Path, converted: Callable[..., Path], name: str) -> None:
     location, read, converting, measuring, rule = VOLUMES[name]

@@ -136,6 +136,17 @@ def test_killed_while_the_map_was_made(stopped: Path, whole: Path, go_on: Comman
     assert not half.exists()
 
 
+def test_killed_before_the_run_had_a_configuration(mask: Path, whole: Path, measure: Command, tmp_path: Path) -> None:
+    """There is nothing to resume yet, so the same command begins again."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(whole / "plan.json", run)
+    (run / "run.json.0123.partial").write_text("{")
+    done = measure(mask, run, "--block-shape", "16")
+    assert (done.code, done.err) == (0, ""), done
+    assert results(run) == results(whole)
+
+
 def test_killed_while_scratch_was_removed(whole: Path, go_on: Command, tmp_path: Path) -> None:
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     config = json.loads((run / "run.json").read_text("utf-8"))
