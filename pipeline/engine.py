@@ -175,7 +175,8 @@ def run_stage(
                 blocks[successor.key] = following
                 queue.add(successor)
     finally:
-        client.cancel([Future(key, client) for key in blocks])
+        if blocks:
+            client.cancel([Future(key, client) for key in blocks])
     totals["wall_seconds"] = time.perf_counter() - begin
     return totals
 
