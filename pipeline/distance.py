@@ -47,8 +47,9 @@ def squared_distance(job: ThicknessJob, block: Index, mask: npt.NDArray[np.uint8
     `unreached` where no background lies in the directions swept so far.
     """
     infinity = kernels.unreached(job.dtype)
-    distances: Array = mask.astype(job.dtype)
-    distances *= infinity
+    distances: Array = np.empty(mask.shape, job.dtype)
+    if axes == 0:
+        np.multiply(mask, infinity, out=distances, dtype=job.dtype)
     for axis in AXES[:axes]:
         columns = _as_columns(distances, axis)
         if axis == 2:

@@ -17,15 +17,19 @@ PARTIAL = ".partial"
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write, which gets its name when the block ends without an error. Raises OSError as it comes."""
+def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
+    """A binary file to write, which gets its name when the block ends without an error. Raises OSError as it comes.
+
+    flush : wait until the disk has it; not needed for what carries checksums and can be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
     try:
         with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):

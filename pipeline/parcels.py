@@ -119,7 +119,7 @@ def write_parcel(
     Raises OSError as the file system does; the temporary file is removed then.
     """
     table: dict[str, dict[str, Any]] = {}
-    with whole_file(path) as file:
+    with whole_file(path, flush=False) as file:
         for name, value in arrays.items():
             pieces: list[tuple[int, int]] = []
             shape: tuple[int, ...] = (0,)

@@ -29,8 +29,15 @@ def warm_up(client: Client, job: ThicknessJob) -> None:
     run_alone(client, "compile-kernels", compile_kernels, job)
 
 
+_WARM: set[tuple[object, ...]] = set()
+"""The kinds of job that this process has compiled or loaded, so that the next run on a cluster begins at once."""
+
+
 def compile_kernels(job: ThicknessJob) -> None:
     """Measure a ball in two blocks with the job's integer types, in a temporary folder."""
+    kind = (job.dtype, job.map_kind, job.regions.dtype if job.regions else None)
+    if kind in _WARM:
+        return
     with TemporaryDirectory(prefix="voxcaliper-") as name:
         folder = Path(name)
         tiny = replace(
@@ -47,6 +54,7 @@ def compile_kernels(job: ThicknessJob) -> None:
             create_map(tiny)
         for stage in stages(tiny):
             _all_blocks(stage, tiny)
+    _WARM.add(kind)
 
 
 def _all_blocks(stage: Stage, job: ThicknessJob) -> None:
