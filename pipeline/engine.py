@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from distributed import Client, Future, as_completed
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from pipeline.errors import RunError, StorageError, VoxcaliperError
@@ -196,7 +197,7 @@ def _result(future: Future[Any], what: str) -> Any:
             f"{what} was given up because the workers that tried it died ({error.allowed_failures} of them), most"
             " likely for want of memory; go on with `voxcaliper resume` and fewer --workers, finished blocks are kept."
         ) from error
-    except (CancelledError, TimeoutError) as error:
+    except (CancelledError, CommClosedError, TimeoutError) as error:
         raise RunError(
             f"{what} was lost by the cluster ({type(error).__name__}); go on with `voxcaliper resume`, finished"
             " blocks are kept."

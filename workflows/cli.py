@@ -300,7 +300,10 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"voxcaliper: {where}{error.strerror or error}; mend it and start or resume the run.", file=sys.stderr)
+        print(
+            f"voxcaliper: {where}{error.strerror or error}; make room or mend it, then start or resume the run.",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
