@@ -101,7 +101,7 @@ class Cells:
 def squared_gaps(
     box: Box, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64], weights: Index
 ) -> npt.NDArray[np.int64]:
-    """Least squared distance from a box to each of many boxes (n, 3), as Box.squared_distance."""
+    """Least weighted squared distance between voxel centres of a box and of each of many boxes (n, 3)."""
     low = np.array(box.start, np.int64)
     high = np.array(box.stop, np.int64)
     gap = np.maximum(0, np.maximum(starts - (high - 1), low - (stops - 1)))

@@ -34,16 +34,6 @@ class Box:
         z, y, x = (slice(lo, hi) for lo, hi in zip(self.start, self.stop, strict=True))
         return z, y, x
 
-    def squared_distance(self, other: Box, weights: Index) -> int:
-        """Least weighted squared distance between a voxel centre of this box and one of the other."""
-        total = 0
-        for lo, hi, other_lo, other_hi, weight in zip(
-            self.start, self.stop, other.start, other.stop, weights, strict=True
-        ):
-            gap = max(0, other_lo - (hi - 1), lo - (other_hi - 1))
-            total += weight * gap * gap
-        return total
-
 
 @dataclass(frozen=True)
 class BlockGrid:

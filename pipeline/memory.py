@@ -10,7 +10,7 @@ face, the most that a task holds at once is, beside FIXED_BYTES:
     pyramid       one block of the coarser level and 2 × 2 × 2 chunks of the finer one
     faces         C·2·(2·4 + S + 2): counts on two sides, and up to one parabola a column more
 
-so 11 V while distances are swept and about 13 V while a float32 map is written, when S = 4.
+so 11 V while distances are swept and about 12 V while a float32 map is written, when S = 4.
 """
 
 from __future__ import annotations
