@@ -6,10 +6,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint bench lock clean
+.PHONY: help demo test test-slow test-gpu lint bench bench-gpu lock clean
 
 PYTHON ?=
 ARGS ?=
+CUDA ?= 12
 BIN := .venv/bin
 # --only-binary: a source archive would fetch unpinned build tools.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
@@ -28,6 +29,10 @@ test: .venv/.dev  ## run the tests
 test-slow: .venv/.dev  ## run the tests that take long: more kills, more full disks, larger blocks
 	@$(BIN)/python -m pytest tests -m slow $(ARGS)
 
+test-gpu: .venv/.gpu  ## run the tests that need an NVIDIA GPU (CUDA=13 for a driver of CUDA 13)
+	@nvidia-smi --list-gpus
+	@$(BIN)/python -m pytest tests -m gpu $(ARGS)
+
 lint: .venv/.dev  ## check style, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -36,6 +41,9 @@ lint: .venv/.dev  ## check style, types and the direction of imports
 
 bench: .venv/.dev  ## time the kernels, the peers and a whole run
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: .venv/.gpu  ## time the CUDA kernels and a whole run on a GPU, into benchmarks/RESULTS_GPU.md
+	@$(BIN)/python -m benchmarks gpu --output benchmarks/RESULTS_GPU.md $(ARGS)
 
 clean:  ## remove .venv and the caches
 	rm -rf .venv .lock build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -53,6 +61,13 @@ clean:  ## remove .venv and the caches
 	@$(INSTALL_PINNED) requirements.txt
 	@$(INSTALL_PROJECT)
 	@touch $@ .venv/.run
+
+# What runs on a GPU, for the CUDA version of its driver; not pinned, because no test in CI can hold the pins.
+.venv/.gpu: .venv/.dev
+	@if ! $(BIN)/python -c 'import cupy; cupy.zeros(1)' 2>/dev/null; then \
+	    $(INSTALL) --no-build-isolation --editable '.[gpu-cuda$(CUDA)]'; \
+	fi
+	@touch $@
 
 .venv/.made:
 	@for python in $(if $(PYTHON),"$(PYTHON)",python3.13 python3.12 python3.11 python3); do \

@@ -12,6 +12,7 @@ from benchmarks.timing import bench
 from benchmarks.volumes import Size, noise, store
 from benchmarks.whole_run import SIGMA, WORKERS, run_once, warm_up
 from cluster.local import open_cluster
+from workflows.config import ThicknessConfig
 
 CUTS = (8, 4, 2, 1)
 """Blocks along each axis."""
@@ -34,7 +35,12 @@ def answer(size: Size) -> Answer:
                 side = size.run_side // cuts
                 if side < SMALLEST_SIDE:
                     continue
-                run = run_once(client, workers, stored, folder / f"run-{side}", block_shape=(side, side, side))
+                run = run_once(
+                    client,
+                    workers,
+                    ThicknessConfig(mask=str(stored), block_shape=(side, side, side)),
+                    folder / f"run-{side}",
+                )
                 moved = run.provenance["bytes_read_per_voxel"]
                 rows.append(
                     (

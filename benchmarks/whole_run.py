@@ -18,7 +18,6 @@ from benchmarks.results import Answer, Goal, Table
 from benchmarks.timing import bench
 from benchmarks.volumes import Mask, Size, noise, store
 from cluster.local import Workers, open_cluster
-from pipeline.geometry import Index
 from workflows.config import ThicknessConfig
 from workflows.run_thickness import execute, start
 
@@ -46,10 +45,9 @@ class Run:
         return float(written / math.prod(self.provenance["plan"]["shape"]))
 
 
-def run_once(client: Client, workers: Workers, mask: Path, run: Path, *, block_shape: Index | None = None) -> Run:
+def run_once(client: Client, workers: Workers, config: ThicknessConfig, run: Path) -> Run:
     """Measure a stored mask as `voxcaliper thickness` does, on workers that are there already."""
     begin = time.perf_counter()
-    config = ThicknessConfig(mask=str(mask), block_shape=block_shape)
     folder, job = start(config, run, workers)
     with folder.locked():
         execute(client, workers, folder, job, report=lambda _: None)
@@ -60,7 +58,8 @@ def run_once(client: Client, workers: Workers, mask: Path, run: Path, *, block_s
 def warm_up(client: Client, workers: Workers, folder: Path) -> float:
     """A tiny run, so that every worker has imported and compiled everything; returns its seconds."""
     mask = store(noise(32, 2), folder, "tiny")
-    return run_once(client, workers, mask, folder / "tiny-run", block_shape=(8, 32, 32)).wall_s
+    config = ThicknessConfig(mask=str(mask), block_shape=(8, 32, 32))
+    return run_once(client, workers, config, folder / "tiny-run").wall_s
 
 
 def kernels_alone(mask: Mask, threads: int, repeats: int, *, tally: bool) -> float:
@@ -90,7 +89,7 @@ def answer(size: Size) -> Answer:
         with open_cluster(scheduler=None, workers=WORKERS) as (client, workers):
             cluster_s = time.perf_counter() - begin
             first_s = warm_up(client, workers, Path(folder))
-            run = run_once(client, workers, stored, Path(folder) / "run")
+            run = run_once(client, workers, ThicknessConfig(mask=str(stored)), Path(folder) / "run")
     voxels = size.run_side**3
     whole = Table(
         f"From Zarr to Zarr, noise σ{SIGMA}, {size.run_side}³ voxels, {WORKERS} workers",

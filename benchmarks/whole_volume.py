@@ -1,4 +1,7 @@
-"""The kernels on a volume in one piece, without blocks, files or Dask: what they alone can do."""
+"""The kernels on a volume in one piece, without blocks, files or Dask: what they alone can do.
+
+Masks and distances lie on the host or on a GPU; the work is done where they lie.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def squared_distance(mask: Mask) -> Array:
     """Squared distance to the background, int32 (z, y, x)."""
     size_z, size_y, size_x = mask.shape
     infinity = distance.unreached(DTYPE)
-    out = np.empty(mask.shape, DTYPE)
+    out: Array = np.empty_like(mask, dtype=DTYPE)
     distance.distance_along_lines(mask.view(np.uint8), 1, infinity, out)
     distance.envelope_along_columns(out, 1, infinity)
     distance.envelope_along_columns(out.reshape(1, size_z, size_y * size_x), 1, infinity)
@@ -46,30 +49,29 @@ def squared_distance(mask: Mask) -> Array:
 
 def packed_centres(distances: Array) -> Packed:
     """Prune the centres and pack the rest."""
-    keep = np.empty(distances.shape, np.uint8)
+    keep: Array = np.empty_like(distances, dtype=np.uint8)
     total = centres.prune(distances, containment_tables(), 1, 1, 1, keep)
-    shape = (distances.shape[0], distances.shape[1], distances.shape[2])
-    starts = cell_starts(shape)
-    counts = np.empty((len(starts), centres.BRICKS_PER_CELL), np.uint16)
-    centre_d, position = np.empty(total, DTYPE), np.empty(total, np.uint16)
-    filled = 0
-    for i, (z, y, x) in enumerate(starts):
-        stop = filled + centres.count_kept(keep, z, y, x)
-        centres.pack_cell(distances, keep, z, y, x, counts[i], centre_d[filled:stop], position[filled:stop])
-        filled = stop
-    return Packed(np.array(starts, np.int64), counts, centre_d, position)
+    starts = np.array(cell_starts((distances.shape[0], distances.shape[1], distances.shape[2])), np.int64)
+    return Packed(starts, *centres.pack_cells(distances, keep, starts, total))
 
 
 def squared_local_radius(mask: Mask, packed: Packed) -> Array:
     """Squared local radius, int32 (z, y, x), 0 on background."""
     seal = thickness.sealed(DTYPE)
-    radii = np.empty(mask.shape, DTYPE)
+    radii: Array = np.empty_like(mask, dtype=DTYPE)
     thickness.seal(mask.view(np.uint8), 1, seal, radii)
     thickness.gather(
         radii, np.zeros(3, np.int64), packed.starts, packed.counts, packed.centre_d, packed.position, 1, 1, 1, seal
     )
     thickness.unseal(radii, seal)
     return radii
+
+
+def thickness_um(radii: Array) -> Array:
+    """Local thickness with voxels of 1 µm, float32 (z, y, x), in the memory of the radii."""
+    out = radii.view(np.float32)
+    thickness.to_thickness(radii, 1.0, out)
+    return out
 
 
 def count_radii(radii: Array) -> Array:

@@ -1,8 +1,9 @@
 """Workers on this machine, or a running cluster by its address.
 
 Rule for this machine: one worker process per core with one thread each (the kernels are serial and release the GIL,
-so processes scale as threads do, and one that dies takes one block with it), MEMORY_SHARE of the memory divided
-among them. Memory and cores are what the operating system or its control group grants, as Dask reads them.
+so processes scale as threads do, and one that dies takes one block with it), or, with GPUs, one worker process per
+card with several threads, so that some read and write while one computes. MEMORY_SHARE of the memory is divided among
+them. Memory and cores are what the operating system or its control group grants, as Dask reads them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
+from typing import Any, Literal
 
 import dask
 from dask.system import CPU_COUNT
@@ -21,37 +23,67 @@ from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import silence_logging_cmgr
 
+from cluster.cards import Card, card_of_worker, local_cards
 from pipeline.errors import InputError, RunError
+
+DeviceChoice = Literal["auto", "cpu", "gpu"]
+"""auto : on the GPU where every worker has a card, otherwise on the CPU."""
 
 MEMORY_SHARE = 0.85
 """Share of the memory that workers may use; the rest is the driver's and the file cache's."""
+CARD_THREADS = (4, 16)
+"""Fewest and most threads of a worker with a card; between them, its share of the cores."""
 CONNECT_SECONDS = 15
 DASHBOARD_PORT = 8787
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What a cluster offers. memory_bytes : per task, the worker's limit divided by its threads."""
+    """What a cluster offers. memory_bytes : per task, the worker's limit divided by its threads.
+
+    cards : one per worker, or none. no_cards : why there are none, where they were looked for.
+    """
 
     count: int
     threads: int
     memory_bytes: int
     description: str
+    cards: tuple[Card, ...] = ()
+    no_cards: str = ""
+
+    @property
+    def device(self) -> Literal["cpu", "gpu"]:
+        """Where the kernels run."""
+        return "gpu" if self.cards else "cpu"
 
 
-def default_workers(count: int | None = None) -> Workers:
-    """What this machine offers by the rule above. count : worker processes, default one per core."""
+def default_workers(count: int | None = None, device: DeviceChoice = "cpu") -> Workers:
+    """What this machine offers by the rule above. count : worker processes, default one per core or card.
+
+    Raises InputError where a GPU is asked for and there is none.
+    """
     if count is not None and count < 1:
         raise InputError(f"--workers must be at least 1, but {count} was given.")
-    workers = count or max(1, CPU_COUNT)
-    return Workers(workers, workers, int(MEMORY_LIMIT * MEMORY_SHARE) // workers, "this machine")
+    memory = int(MEMORY_LIMIT * MEMORY_SHARE)
+    found = local_cards() if device != "cpu" else ""
+    if isinstance(found, str):
+        if device == "gpu":
+            raise InputError(f"--device gpu cannot be had: {found}")
+        workers = count or max(1, CPU_COUNT)
+        return Workers(workers, workers, memory // workers, "this machine", no_cards=found)
+    cards = found[:count]
+    threads = min(max(CPU_COUNT // len(cards), CARD_THREADS[0]), CARD_THREADS[1]) * len(cards)
+    return Workers(len(cards), threads, memory // threads, "this machine", cards)
 
 
 @contextlib.contextmanager
-def open_cluster(*, scheduler: str | None, workers: int | None) -> Iterator[tuple[Client, Workers]]:
+def open_cluster(
+    *, scheduler: str | None, workers: int | None, device: DeviceChoice = "cpu"
+) -> Iterator[tuple[Client, Workers]]:
     """A client of local workers (default), or of the cluster at an address; local workers end with the context.
 
-    Raises RunError where the scheduler does not answer or has no workers.
+    device : "gpu" asks for a card in every worker, "auto" takes cards where every worker has one.
+    Raises RunError where the scheduler does not answer or has no workers, InputError where cards are missing.
     """
     settings = {
         # A block whose worker was killed is worth more tries than Dask's three.
@@ -67,16 +99,40 @@ def open_cluster(*, scheduler: str | None, workers: int | None) -> Iterator[tupl
         if scheduler is not None:
             # What happens to the cluster becomes one sentence of ours.
             with silence_logging_cmgr(logging.CRITICAL), _connect(scheduler) as client:
-                yield client, _offered(client, scheduler)
+                yield client, _offered(client, scheduler, device)
             return
-        offer = default_workers(workers)
+        offer = default_workers(workers, device)
         with _interrupts_held():
-            cluster = LocalCluster(
-                n_workers=offer.count, threads_per_worker=1, memory_limit=offer.memory_bytes, host="127.0.0.1",
+            threads = offer.threads // offer.count
+            cluster = _LocalWorkers(
+                offer.cards, n_workers=offer.count, threads_per_worker=threads,
+                memory_limit=offer.memory_bytes * threads, host="127.0.0.1",
                 dashboard_address=f"127.0.0.1:{_dashboard_port()}", silence_logs=logging.CRITICAL,
             )  # fmt: skip
         with cluster, Client(cluster) as client:
-            yield client, offer
+            yield client, replace(offer, cards=_cards_of(client, "gpu")[0]) if offer.cards else offer
+
+
+class _LocalWorkers(LocalCluster):
+    """Worker processes of this machine, each with a card of its own where there are cards."""
+
+    def __init__(self, cards: tuple[Card, ...], *, n_workers: int, **settings: Any) -> None:
+        self._cards = cards
+        super().__init__(n_workers=0 if cards else n_workers, **settings)  # type: ignore[no-untyped-call]
+        if cards:
+            self.scale(n_workers)  # type: ignore[no-untyped-call]
+            self.sync(self._correct_state)  # type: ignore[no-untyped-call]
+
+    def new_worker_spec(self) -> dict[Any, Any]:
+        spec: dict[Any, Any] = super().new_worker_spec()  # type: ignore[no-untyped-call]
+        if not self._cards:
+            return spec
+        taken = [worker["options"]["env"]["CUDA_VISIBLE_DEVICES"] for worker in self.worker_spec.values()]
+        free = next(card.identifier for card in self._cards if card.identifier not in taken)
+        return {
+            name: {**worker, "options": {**worker["options"], "env": {"CUDA_VISIBLE_DEVICES": free}}}
+            for name, worker in spec.items()
+        }
 
 
 @contextlib.contextmanager
@@ -110,10 +166,24 @@ def _connect(address: str) -> Client:
         ) from error
 
 
-def _offered(client: Client, address: str) -> Workers:
+def _offered(client: Client, address: str, device: DeviceChoice) -> Workers:
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     if not workers:
         raise RunError(f"The scheduler at {address} has no workers; start some with `dask worker {address}`.")
     threads = sum(worker["nthreads"] for worker in workers)
     memory = min((worker["memory_limit"] or MEMORY_LIMIT) // worker["nthreads"] for worker in workers)
-    return Workers(len(workers), threads, memory, address)
+    cards, reason = _cards_of(client, device) if device != "cpu" else ((), "")
+    return Workers(len(workers), threads, memory, address, cards, reason)
+
+
+def _cards_of(client: Client, device: DeviceChoice) -> tuple[tuple[Card, ...], str]:
+    """The card of every worker; none, and why, where a worker has none. Raises InputError where one must have it."""
+    answers = client.run(card_of_worker)
+    lacking = {worker: answer for worker, answer in answers.items() if isinstance(answer, str)}
+    if not lacking:
+        return tuple(answers.values()), ""
+    worker, reason = next(iter(lacking.items()))
+    found = f"{len(lacking)} of {len(answers)} workers have no card, for example {worker}: {reason}"
+    if device == "gpu":
+        raise InputError(f"--device gpu cannot be had: {found}")
+    return (), found

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.distance import Field
 from pipeline.geometry import Box, Index
-from pipeline.job import ThicknessJob
 from pipeline.kernels import centres as kernels
 from pipeline.parcels import Parcel
 
@@ -39,41 +39,47 @@ def cell_starts(shape: Index) -> list[Index]:
     return [(z, y, x) for z in steps[0] for y in steps[1] for x in steps[2]]
 
 
-def pack_centres(job: ThicknessJob, block: Index, distances: Array) -> tuple[dict[str, Any], int]:
+def pack_centres(
+    field: Field, block: Index, distances: Array, *, at_once: bool = False
+) -> tuple[dict[str, Any], int]:  # fmt: skip
     """Prune the centres of a block and pack the rest into arrays of one cell each.
 
-    distances : exact squared distances (z, y, x) of the block. Returns the arrays for the ledger, packed one by one
-    while they are written, and the largest squared distance of a kept centre (0 where none is kept).
+    distances : exact squared distances (z, y, x) of the block. at_once : pack all cells now, so that nothing stays
+    where the distances lie; otherwise one by one while they are written, which takes the least memory.
+    Returns the arrays for the ledger, and the largest squared distance of a kept centre (0 where none is kept).
     """
-    keep = np.empty(distances.shape, np.uint8)
-    kernels.prune(distances, _containment_tables(job.weights), *job.weights, keep)
-    origin = job.grid.box(block).start
-    starts: list[Index] = []
-    counts: list[int] = []
-    largest: list[int] = []
-    for z, y, x in cell_starts(job.grid.box(block).shape):
-        count = kernels.count_kept(keep, z, y, x)
-        if count == 0:
-            continue
-        cell = np.s_[z : z + kernels.CELL, y : y + kernels.CELL, x : x + kernels.CELL]
-        starts.append((z, y, x))
-        counts.append(count)
-        largest.append(int(np.max(distances[cell], where=keep[cell].view(bool), initial=0)))
+    keep = np.empty_like(distances, dtype=np.uint8)
+    kernels.prune(distances, _containment_tables(field.weights), *field.weights, keep)
+    number, largest = kernels.survey_cells(distances, keep)
+    filled = np.flatnonzero(number)
+    starts = np.array(cell_starts(field.grid.box(block).shape), np.int64)[filled]
+    number, largest = number[filled], largest[filled]
+    ends = np.cumsum(number)
 
-    def packed(start: Index, count: int) -> Iterator[Array]:
-        brick_counts = np.empty(kernels.BRICKS_PER_CELL, np.uint16)
-        centre_d = np.empty(count, distances.dtype)
-        position = np.empty(count, np.uint16)
-        kernels.pack_cell(distances, keep, *start, brick_counts, centre_d, position)
-        yield from (part.view(np.uint8) for part in (brick_counts, centre_d, position))
+    def pack(first: int, stop: int) -> tuple[Array, Array, Array]:
+        return kernels.pack_cells(distances, keep, starts[first:stop], int(number[first:stop].sum()))
 
+    def lazily(i: int) -> Iterator[Array]:
+        yield from (part.reshape(-1).view(np.uint8) for part in pack(i, i + 1))
+
+    cells: list[Iterator[Array]]
+    if at_once:
+        counts, centre_d, position = pack(0, len(starts))
+        spans = [slice(end - n, end) for end, n in zip(ends, number, strict=True)]
+        cells = [
+            iter((counts[i].view(np.uint8), centre_d[span].view(np.uint8), position[span].view(np.uint8)))
+            for i, span in enumerate(spans)
+        ]
+    else:
+        cells = [lazily(i) for i in range(len(starts))]
     arrays: dict[str, Any] = {
-        "cells": (np.array(starts, np.int64).reshape(-1, 3) + np.array(origin, np.int64)),
-        "cell-counts": np.array(counts, np.int64),
-        "cell-largest": np.array(largest, np.int64),
+        "cells": starts + np.array(field.grid.box(block).start, np.int64),
+        "cell-counts": number,
+        "cell-largest": largest,
     }
-    arrays |= {f"cell-{i}": packed(s, n) for i, (s, n) in enumerate(zip(starts, counts, strict=True))}
-    return arrays, max(largest, default=0)
+    arrays |= {f"cell-{i}": cell for i, cell in enumerate(cells)}
+    arrays = {f"{field.prefix}{name}": array for name, array in arrays.items()}
+    return arrays, int(largest.max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Cells:
     """Cells of centres that may matter to a block: where they lie, how many centres, their largest D, their file."""
 
     receipts: tuple[Parcel, ...]
+    prefix: str
     source: npt.NDArray[np.int64]
     number: npt.NDArray[np.int64]
     start: npt.NDArray[np.int64]
@@ -93,8 +100,8 @@ class Cells:
     def take(self, which: npt.NDArray[Any] | slice) -> Cells:
         """A selection, or another order."""
         return Cells(
-            self.receipts, self.source[which], self.number[which], self.start[which], self.count[which],
-            self.largest[which],
+            self.receipts, self.prefix, self.source[which], self.number[which], self.start[which],
+            self.count[which], self.largest[which],
         )  # fmt: skip
 
 
@@ -109,32 +116,45 @@ def squared_gaps(
     return out
 
 
-def blocks_in_reach(job: ThicknessJob, block: Index, largest: npt.NDArray[np.int64]) -> list[Index]:
+def blocks_in_reach(field: Field, block: Index, largest: npt.NDArray[np.int64]) -> list[Index]:
     """The blocks with a ball that may reach this one. largest : the largest kept D of every block (grid.counts)."""
-    indices = np.indices(job.grid.counts).reshape(3, -1).T
-    starts = indices * np.array(job.grid.block_shape)
-    stops = np.minimum(starts + np.array(job.grid.block_shape), np.array(job.grid.shape))
-    reach = squared_gaps(job.grid.box(block), starts, stops, job.weights) < largest.reshape(-1)
+    boxes = [[field.grid.box(_on_axis(axis, i)) for i in range(count)] for axis, count in enumerate(field.grid.counts)]
+    starts, stops = (
+        np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 3)
+        for sides in (
+            [[box.start[axis] for box in row] for axis, row in enumerate(boxes)],
+            [[box.stop[axis] for box in row] for axis, row in enumerate(boxes)],
+        )
+    )
+    reach = squared_gaps(field.grid.box(block), starts, stops, field.weights) < largest.reshape(-1)
+    indices = np.indices(field.grid.counts).reshape(3, -1).T
     return [(int(z), int(y), int(x)) for z, y, x in indices[reach]]
 
 
-def cells_in_reach(job: ThicknessJob, block: Index, largest: npt.NDArray[np.int64]) -> Cells:
+def _on_axis(axis: int, i: int) -> Index:
+    """The i-th block along an axis, the first along the others."""
+    return (i, 0, 0) if axis == 0 else (0, i, 0) if axis == 1 else (0, 0, i)
+
+
+def cells_in_reach(field: Field, block: Index, largest: npt.NDArray[np.int64]) -> Cells:
     """The cells with a ball that may reach a block, largest D first; reads the cell tables, no centres."""
     receipts: list[Parcel] = []
     tables: list[tuple[Array, ...]] = []
-    box = job.grid.box(block)
-    for other in blocks_in_reach(job, block, largest):
-        receipt = job.ledger.receipt(STAGE, other)
-        start, count, top = (receipt.read(name) for name in ("cells", "cell-counts", "cell-largest"))
-        stop = np.minimum(start + kernels.CELL, np.array(job.grid.box(other).stop))
-        reach = np.flatnonzero(squared_gaps(box, start, stop, job.weights) < top)
+    box = field.grid.box(block)
+    for other in blocks_in_reach(field, block, largest):
+        receipt = field.ledger.receipt(STAGE, other)
+        names = ("cells", "cell-counts", "cell-largest")
+        start, count, top = (receipt.read(f"{field.prefix}{name}") for name in names)
+        stop = np.minimum(start + kernels.CELL, np.array(field.grid.box(other).stop))
+        reach = np.flatnonzero(squared_gaps(box, start, stop, field.weights) < top)
         tables.append((np.full(len(reach), len(receipts)), reach, start[reach], count[reach], top[reach]))
         receipts.append(receipt)
     if not tables:
         none = np.zeros(0, np.int64)
-        return Cells((), none, none, none.reshape(0, 3), none, none)
+        return Cells((), field.prefix, none, none, none.reshape(0, 3), none, none)
     source, number, start, count, top = (np.concatenate(column) for column in zip(*tables, strict=True))
-    return Cells(tuple(receipts), source, number, start, count, top).take(np.argsort(-top, kind="stable"))
+    order = np.argsort(-top, kind="stable")
+    return Cells(tuple(receipts), field.prefix, source, number, start, count, top).take(order)
 
 
 def read_centres(cells: Cells, dtype: npt.DTypeLike) -> tuple[npt.NDArray[np.uint16], Array, npt.NDArray[np.uint16]]:
@@ -146,7 +166,7 @@ def read_centres(cells: Cells, dtype: npt.DTypeLike) -> tuple[npt.NDArray[np.uin
     table_bytes = brick_counts[:1].nbytes
     filled = 0
     for i, (source, number, count) in enumerate(zip(cells.source, cells.number, cells.count, strict=True)):
-        packed = cells.receipts[source].read(f"cell-{number}")
+        packed = cells.receipts[source].read(f"{cells.prefix}cell-{number}")
         split = table_bytes + count * centre_d.itemsize
         brick_counts[i] = packed[:table_bytes].view(np.uint16)
         centre_d[filled : filled + count] = packed[table_bytes:split].view(centre_d.dtype)

@@ -23,6 +23,7 @@ from distributed import Client, Future, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
+from pipeline.device import RETRIES
 from pipeline.errors import RunError, StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Index
 from pipeline.ledger import Ledger
@@ -87,11 +88,15 @@ class Progress:
 def perform(stage: str, task: Callable[[Any, Index, Stopwatch], Outcome], job: Job, block: Index) -> dict[str, Any]:
     """Run one task on a worker, file its receipt, return the summary. Doing it twice changes nothing."""
     clock = Stopwatch()
-    read_before = METER.bytes_read
+    read_before, retries_before = METER.bytes_read, RETRIES.count
     try:
         with clock("all"):
             outcome = task(job, block, clock)
-        summary = {**outcome.summary, "scratch_bytes_read": METER.bytes_read - read_before}
+        summary = {
+            **outcome.summary,
+            "scratch_bytes_read": METER.bytes_read - read_before,
+            "card_retries": RETRIES.count - retries_before,
+        }
         begin = time.perf_counter()
         written = job.ledger.commit(stage, block, {**summary, "seconds": clock.seconds}, outcome.arrays)
     except OSError as error:
@@ -128,6 +133,7 @@ def run_stage(
     totals: dict[str, Any] = {
         "tasks": 0,
         "tasks_now": 0,
+        "card_retries": 0,
         "scratch_bytes_read": 0,
         "scratch_bytes_written": 0,
         "seconds": {},
@@ -140,8 +146,8 @@ def run_stage(
         absorb(block, summary)
         totals["tasks"] += 1
         totals["tasks_now"] += now
-        totals["scratch_bytes_read"] += summary["scratch_bytes_read"]
-        totals["scratch_bytes_written"] += summary["scratch_bytes_written"]
+        for counter in ("card_retries", "scratch_bytes_read", "scratch_bytes_written"):
+            totals[counter] += summary[counter]
         for kind, seconds in summary["seconds"].items():
             totals["seconds"][kind] = totals["seconds"].get(kind, 0.0) + seconds
         voxels += stage.grid.box(block).voxels

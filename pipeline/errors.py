@@ -19,5 +19,9 @@ class PlanError(VoxcaliperError):
     """Work that does not fit the workers; the message spells out the sum."""
 
 
+class DeviceMemoryError(PlanError):
+    """A block that does not fit a card although the plan had it fit, because others use the card too."""
+
+
 class RunError(VoxcaliperError):
     """A run folder that cannot be started, resumed or opened."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.device import Device
 from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid, Index, VoxelSize
 from pipeline.ledger import Ledger
@@ -45,7 +46,7 @@ class ThicknessJob:
 
     mask : the volume that is read; foreground : which of its values are foreground; regions : labels of the same
     grid, or None. border : what lies outside of the volume. grid : the blocks. map : where the map goes, or None.
-    wide : int64 although int32 would hold the distances.
+    device : where the arrays of a task live. wide : int64 although int32 would hold the distances.
     """
 
     mask: Volume
@@ -57,6 +58,7 @@ class ThicknessJob:
     ledger: Ledger
     map: Multiscale | None
     map_kind: MapKind
+    device: Device = "cpu"
     wide: bool = False
 
     @property

@@ -11,6 +11,15 @@ face, the most that a task holds at once is, beside FIXED_BYTES:
     faces         C·2·(2·4 + S + 2): counts on two sides, and up to one parabola a column more
 
 so 11 V while distances are swept and about 12 V while a float32 map is written, when S = 4.
+
+On a card, beside CARD_FIXED_BYTES, for each of the blocks that are there at the same time (device.SLOTS):
+
+    mask … z      V/8 bits + V·(1 + S) mask and distances + V·(S + 2) parabolas that come or go, or their copy while
+                  columns are lowered, whichever is more + C·COLUMN_BYTES of counts and where each column begins
+    centres       the same, then V·(1 + S) + V·(S + 2) packed centres
+    thickness     V·(1 + S) + V·(S + 2) centres of one batch and their pyramid, or the labels of the regions
+
+and the host beside it takes less than the sum above, which is used for both.
 """
 
 from __future__ import annotations
@@ -28,6 +37,12 @@ from pipeline.volume.writing import reduce_block_bytes, write_block_bytes
 
 FIXED_BYTES = 32 << 20
 """Pieces in the hands of codecs, containment tables, Python objects."""
+CARD_FIXED_BYTES = 96 << 20
+"""Containment tables, the table of the tally, what CuPy's pool rounds up."""
+COLUMN_BYTES = 2 * (4 + 8)
+"""Of a column on a card: how many parabolas it has, and where they begin."""
+POOL_SHARE = 0.85
+"""Share of a card's free memory that blocks may take; CuPy's pool cannot use every gap for the next array."""
 WORKER_BYTES = 450 << 20
 """An idle worker process: Python, numba, Zarr, Dask and compiled kernels."""
 
@@ -57,3 +72,17 @@ def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
     if job.map and len(job.map.level_shapes) > job.map.own_levels:
         stages["pyramid"] = reduce_block_bytes(job.map.block_shape, job.map.dtype)
     return {name: value + FIXED_BYTES for name, value in stages.items()}
+
+
+def card_bytes(job: ThicknessJob) -> Mapping[str, int]:
+    """Most memory of a card that a task of each stage takes, in bytes."""
+    shape = tuple(min(b, n) for b, n in zip(job.grid.block_shape, job.grid.shape, strict=True))
+    voxels = math.prod(shape)
+    face = voxels // min(shape)
+    size = job.dtype.itemsize
+    mask = voxels + voxels // 8 + face
+    swept = mask + voxels * size + voxels * (size + 2) + face * COLUMN_BYTES
+    labels = voxels * np.dtype(job.regions.dtype).itemsize if job.regions else 0
+    gathered = mask + voxels * size + max(batch_bytes(voxels, job.dtype), labels)
+    stages = {"mask": swept, "distance-y": swept, "distance-z": swept, "centres": swept, "thickness": gathered}
+    return {name: value + CARD_FIXED_BYTES for name, value in stages.items()}

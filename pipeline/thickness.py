@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.centres import Cells, cell_table_bytes, cells_in_reach, centre_bytes, read_centres
+from pipeline.distance import Field
 from pipeline.geometry import Index
-from pipeline.job import ThicknessJob
 from pipeline.kernels import centres as centre_kernels
 from pipeline.kernels import thickness as kernels
 
@@ -33,26 +33,28 @@ def _next_batch(cells: Cells, budget: int, dtype: npt.DTypeLike) -> int:
 
 
 def squared_local_radius(
-    job: ThicknessJob, block: Index, mask: npt.NDArray[np.uint8], largest: npt.NDArray[np.int64]
-) -> Array:
+    field: Field, block: Index, mask: npt.NDArray[np.uint8], largest: npt.NDArray[np.int64], *,
+    batch_divisor: int = 1,
+) -> Array:  # fmt: skip
     """T of a block, exact for the whole volume.
 
-    mask : 0 or 1 (z, y, x) of the block. largest : the largest kept D of every block (grid.counts).
+    mask : 0 or 1 (z, y, x) of the block; the result lies where it lies. largest : the largest kept D of every block
+    (grid.counts). batch_divisor : how much smaller than usual the batches of centres are.
     Returns int32 or int64 (z, y, x) in units of unit_um², 0 on background.
     """
-    seal = kernels.sealed(job.dtype)
-    box = job.grid.box(block)
-    radii = np.empty(mask.shape, job.dtype)
-    kernels.seal(mask, min(job.weights), seal, radii)
+    seal = kernels.sealed(field.dtype)
+    box = field.grid.box(block)
+    radii: Array = np.empty_like(mask, dtype=field.dtype)
+    kernels.seal(mask, min(field.weights), seal, radii)
     origin = np.array(box.start, np.int64)
-    cells = cells_in_reach(job, block, largest)
+    cells = cells_in_reach(field, block, largest)
     while len(cells):
-        n = _next_batch(cells, batch_bytes(box.voxels, job.dtype), job.dtype)
+        n = _next_batch(cells, batch_bytes(box.voxels, field.dtype) // batch_divisor, field.dtype)
         batch, cells = cells.take(np.s_[:n]), cells.take(np.s_[n:])
-        kernels.gather(radii, origin, batch.start, *read_centres(batch, job.dtype), *job.weights, seal)
+        kernels.gather(radii, origin, batch.start, *read_centres(batch, field.dtype), *field.weights, seal)
         if len(cells):
             minima = kernels.tile_minima(radii)
-            useful = kernels.still_useful(minima, origin, cells.start, cells.largest, *job.weights)
+            useful = kernels.still_useful(minima, origin, cells.start, cells.largest, *field.weights)
             cells = cells.take(np.flatnonzero(useful))
     kernels.unseal(radii, seal)
     return radii
@@ -60,6 +62,8 @@ def squared_local_radius(
 
 def thickness_um(radii: Array, unit_um: float) -> npt.NDArray[np.float32]:
     """Local thickness (diameter) in µm as float32 (z, y, x), 0 on background; int32 radii are overwritten by it."""
-    out = radii.view(np.float32) if radii.itemsize == np.dtype(np.float32).itemsize else np.empty(radii.shape, "f4")
+    out = (
+        radii.view(np.float32) if radii.itemsize == np.dtype(np.float32).itemsize else np.empty_like(radii, dtype="f4")
+    )
     kernels.to_thickness(radii, unit_um, out)
     return out

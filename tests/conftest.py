@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.cuda_shim import cupy_on_cpu
+from tests.cuda_shim.compiling import compiler
 
 # The first call of a kernel compiles it, so no example has a deadline. CI draws the same examples every time: a
 # submission must not fail for what an earlier one did.
@@ -33,3 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if reason:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def pretend_gpu() -> Iterator[Any]:
+    """CuPy's stand-in on the CPU, in the place of CuPy: the GPU twins run, compiled by g++."""
+    if compiler() is None:
+        pytest.skip("needs g++ to run CUDA kernels on the CPU")
+    with cupy_on_cpu.pretended() as cupy:
+        yield cupy

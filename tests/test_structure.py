@@ -31,7 +31,8 @@ DOORS = {
     "matplotlib": ("pipeline.report",),
     "jinja2": ("pipeline.report",),
     "numba": ("pipeline.kernels", "workflows.phantom"),
-    "cupy": ("pipeline.kernels",),
+    "cupy": ("pipeline.kernels", "cluster.cards"),
+    "cupyx": ("pipeline.device",),
     "typer": ("workflows",),
     "rich": ("workflows",),
     "pipeline.kernels.reference": (),  # the definition, slow: only tests compare with it

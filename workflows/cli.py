@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.local import default_workers, open_cluster
-from pipeline.engine import Progress
+from cluster.local import Workers, default_workers, open_cluster
+from pipeline.engine import Client, Progress
 from pipeline.errors import InputError, VoxcaliperError
 from pipeline.geometry import Index, VoxelSize
 from workflows.config import ThicknessConfig
@@ -81,18 +81,21 @@ BlockOption = Annotated[
 ]
 WorkersOption = Annotated[int | None, typer.Option(help="Worker processes; default: one per core.", min=1)]
 SchedulerOption = Annotated[str | None, typer.Option(help="Address of a running Dask scheduler to use instead.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the kernels run: auto (GPU where there is one), cpu or gpu.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")]
 KeepOption = Annotated[bool, typer.Option("--keep-scratch", help="Keep the intermediate files.")]
 
 
 def _config(
     mask: str, level: int, label: int | None, threshold: str | None, voxel_size_um: str | None, border: str,
-    regions: str | None, map_kind: str, block_shape: str | None, *, keep_scratch: bool,
+    regions: str | None, map_kind: str, block_shape: str | None, device: str, *, keep_scratch: bool,
 ) -> ThicknessConfig:  # fmt: skip
     if border not in ("unknown", "closed"):
         raise InputError(f"--border must be unknown or closed, but {border!r} was given.")
     if map_kind not in ("thickness", "squared-radius", "none"):
         raise InputError(f"--map must be thickness, squared-radius or none, but {map_kind!r} was given.")
+    if device not in ("auto", "cpu", "gpu"):
+        raise InputError(f"--device must be auto, cpu or gpu, but {device!r} was given.")
     from pipeline.volume.opening import absolute_location
 
     return ThicknessConfig(
@@ -105,6 +108,7 @@ def _config(
         regions=absolute_location(regions) if regions is not None else None,
         map=map_kind,
         block_shape=block_shape_of(block_shape),
+        device=device,
         keep_scratch=keep_scratch,
     )
 
@@ -126,8 +130,8 @@ def thickness(
     mask: MaskArgument, run: RunOption, level: LevelOption = 0, label: LabelOption = None,
     threshold: ThresholdOption = None, voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown",
     regions: RegionsOption = None, map_kind: MapOption = "thickness", block_shape: BlockOption = None,
-    workers: WorkersOption = None, scheduler: SchedulerOption = None, keep_scratch: KeepOption = False,
-    quiet: QuietOption = False,
+    workers: WorkersOption = None, scheduler: SchedulerOption = None, device: DeviceOption = "auto",
+    keep_scratch: KeepOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Measure the exact local thickness of a mask.
 
@@ -136,16 +140,23 @@ def thickness(
     from workflows.run_thickness import execute, start
 
     config = _config(
-        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, keep_scratch=keep_scratch
-    )
+        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, device,
+        keep_scratch=keep_scratch,
+    )  # fmt: skip
     if scheduler is None:
-        start_early = start(config, run, default_workers(workers))
-    with open_cluster(scheduler=scheduler, workers=workers) as (client, offer):
-        _say(f"dashboard {client.dashboard_link}", quiet=quiet)
+        start_early = start(config, run, default_workers(workers, config.device))
+    with open_cluster(scheduler=scheduler, workers=workers, device=config.device) as (client, offer):
+        _introduce(client, offer, quiet=quiet)
         folder, job = start_early if scheduler is None else start(config, run, offer)
         with folder.locked(), reporter(quiet=quiet) as progress:
-            statistics = execute(client, offer, folder, job, report=_told(progress))
+            statistics = execute(client, offer, folder, job, report=_told(progress), say=_say)
     _print_results(folder.path, statistics)
+
+
+def _introduce(client: Client, offer: Workers, *, quiet: bool) -> None:
+    cards = ", ".join(sorted({card.name for card in offer.cards}))
+    _say(f"device    {f'GPU ({len(offer.cards)} × {cards})' if cards else 'CPU'}", quiet=quiet)
+    _say(f"dashboard {client.dashboard_link}", quiet=quiet)
 
 
 @app.command()
@@ -162,11 +173,12 @@ def resume(
         tidy(folder)
         _say(f"{run} is complete already; its report is {folder.report}")
         return
-    with folder.locked(), open_cluster(scheduler=scheduler, workers=workers) as (client, offer):
-        _say(f"dashboard {client.dashboard_link}", quiet=quiet)
+    device = folder.config().device
+    with folder.locked(), open_cluster(scheduler=scheduler, workers=workers, device=device) as (client, offer):
+        _introduce(client, offer, quiet=quiet)
         job = reopen(folder, offer)
         with reporter(quiet=quiet) as progress:
-            statistics = execute(client, offer, folder, job, report=_told(progress))
+            statistics = execute(client, offer, folder, job, report=_told(progress), say=_say)
     _print_results(folder.path, statistics)
 
 
@@ -179,20 +191,22 @@ def plan_thickness(
     mask: MaskArgument, level: LevelOption = 0, label: LabelOption = None, threshold: ThresholdOption = None,
     voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown", regions: RegionsOption = None,
     map_kind: MapOption = "thickness", block_shape: BlockOption = None, workers: WorkersOption = None,
-    scheduler: SchedulerOption = None,
+    scheduler: SchedulerOption = None, device: DeviceOption = "auto",
 ) -> None:  # fmt: skip
     """Blocks, stages, bytes and memory of a thickness run; nothing is measured."""
     from workflows.plan_thickness import check_memory, choose_blocks, describe_plan, make_plan, open_job
 
     config = _config(
-        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, keep_scratch=False
-    )
-    offer = default_workers(workers)
-    if scheduler is not None:
-        with open_cluster(scheduler=scheduler, workers=None) as (_, running):
+        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, device,
+        keep_scratch=False,
+    )  # fmt: skip
+    if scheduler is None:
+        offer = default_workers(workers, config.device)
+    else:
+        with open_cluster(scheduler=scheduler, workers=None, device=config.device) as (_, running):
             offer = running
     nowhere = Path("run").absolute()
-    job = open_job(config, nowhere)
+    job = open_job(config, nowhere, device=offer.device)
     if config.block_shape is None:
         job = choose_blocks(job, nowhere, offer)
     print(describe_plan(job, make_plan(job), offer))

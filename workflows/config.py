@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cluster.local import DeviceChoice
+from pipeline.device import Device
 from pipeline.errors import InputError
 from pipeline.geometry import Index
 from pipeline.job import Border, MapKind
@@ -32,6 +34,7 @@ class ThicknessConfig(_Frozen):
     regions: str | None = None
     map: MapKind = "thickness"
     block_shape: Index | None = None
+    device: DeviceChoice = "auto"
     keep_scratch: bool = False
 
     @property
@@ -46,11 +49,12 @@ class ThicknessConfig(_Frozen):
 
 
 class StagePlan(_Frozen):
-    """memory_bytes : most that one task takes beside an idle worker."""
+    """memory_bytes : most that one task takes beside an idle worker; card_bytes : most that it takes on a card."""
 
     name: str
     tasks: int
     memory_bytes: int
+    card_bytes: int = 0
 
 
 class ThicknessPlan(_Frozen):
@@ -62,6 +66,7 @@ class ThicknessPlan(_Frozen):
     unit_um: float
     block_shape: Index
     blocks: Index
+    device: Device = "cpu"
     stages: tuple[StagePlan, ...]
     source_bytes: int
     map_bytes: int

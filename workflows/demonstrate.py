@@ -50,7 +50,7 @@ def demonstrate(
     mask = write_phantom(phantom, folder / "phantom.ome.zarr", regions=False)
     regions = write_phantom(phantom, folder / "regions.ome.zarr", regions=True)
     config = ThicknessConfig(mask=str(mask.path), regions=str(regions.path))
-    with open_cluster(scheduler=None, workers=workers) as (client, offer):
+    with open_cluster(scheduler=None, workers=workers, device=config.device) as (client, offer):
         say(f"dashboard {client.dashboard_link}")
         run, job = start(config, folder / "run", offer)
         with run.locked(), reporter(quiet=quiet) as progress:

@@ -21,16 +21,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import centres, distance, thickness
+from pipeline import centres, device, distance, thickness
+from pipeline.device import Host
 from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch, run_stage
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, Index
 from pipeline.job import ThicknessJob
+from pipeline.kernels import distance as distance_kernels
 from pipeline.kernels import tally as tally_kernels
 from pipeline.parcels import open_parcel, write_parcel
 from pipeline.tally import Tally, merge
 from pipeline.volume.opening import Volume
 from pipeline.volume.writing import create_multiscale
+
+Array = npt.NDArray[Any]
 
 TALLIES_PER_MERGE = 64
 REACH = "reach.parcel"
@@ -41,60 +45,86 @@ def read_mask(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
     box = job.grid.box(block)
     with clock("read"):
         mask = job.foreground.read(job.mask, box).view(np.uint8)
-    with clock("distance"):
-        distances = distance.squared_distance(job, block, mask, axes=0)
-        parabolas = distance.export_parabolas(job, block, distances, axis=distance.AXES[0])
-    foreground = int(np.count_nonzero(mask))
-    return Outcome({"foreground_voxels": foreground}, {"bits": np.packbits(mask, axis=2), **parabolas})
-
-
-def stored_mask(job: ThicknessJob, block: Index, clock: Stopwatch) -> npt.NDArray[np.uint8]:
-    """Foreground of a block as 0 and 1, from the bits."""
-    with clock("read"):
-        return distance.unpack_mask(job.ledger.read("mask", block, "bits"), job.grid.box(block).shape[2])
+        foreground = int(np.count_nonzero(mask))
+        bits = np.packbits(mask, axis=2)
+    del mask
+    return Outcome({"foreground_voxels": foreground}, {"bits": bits, **_exported(job, block, bits, clock, axes=0)})
 
 
 def face_neighbours(job: ThicknessJob, block: Index, clock: Stopwatch, *, axes: int) -> Outcome:
     """The parabolas of the block along the next axis, after the first axes are done."""
-    mask = stored_mask(job, block, clock)
+    return Outcome({}, _exported(job, block, stored_bits(job, block, clock), clock, axes=axes))
+
+
+def _exported(job: ThicknessJob, block: Index, bits: Array, clock: Stopwatch, *, axes: int) -> dict[str, Array]:
+    def work(place: Host) -> dict[str, Array]:
+        mask = unpacked(job, block, bits, place)
+        field = distance.thickness_field(job)
+        distances = distance.squared_distance(field, block, mask, axes=axes)
+        return distance.export_parabolas(field, block, distances, axis=distance.AXES[axes])
+
     with clock("distance"):
-        distances = distance.squared_distance(job, block, mask, axes=axes)
-        return Outcome({}, distance.export_parabolas(job, block, distances, axis=distance.AXES[axes]))
+        return device.run(job.device, work)
 
 
 def keep_centres(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
     """The centres of the block whose balls matter, from its exact distance."""
-    mask = stored_mask(job, block, clock)
-    with clock("distance"):
-        distances = distance.squared_distance(job, block, mask, axes=3)
-    del mask
-    with clock("prune"):
-        arrays, largest = centres.pack_centres(job, block, distances)
+    field = distance.thickness_field(job)
+    bits = stored_bits(job, block, clock)
+
+    def work(place: Host) -> tuple[dict[str, Any], int]:
+        mask = unpacked(job, block, bits, place)
+        with clock("distance"):
+            distances = distance.squared_distance(field, block, mask, axes=3)
+            place.wait()
+        del mask
+        with clock("prune"):
+            return centres.pack_centres(field, block, distances, at_once=place.is_card)
+
+    arrays, largest = device.run(job.device, work)
     return Outcome({"largest": largest}, arrays)
 
 
 def measure_block(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
     """Thickness of the block into the map, and its tally."""
-    box = job.grid.box(block)
-    mask = stored_mask(job, block, clock)
+    field = distance.thickness_field(job)
+    bits = stored_bits(job, block, clock)
     with clock("read"):
         largest = read_reach(job)
-    with clock("gather"):
-        radii = thickness.squared_local_radius(job, block, mask, largest)
-    del mask
-    regions = np.zeros((1, 1, 1), np.int64)
-    if job.regions is not None:
+
+    def work(place: Host) -> tuple[Tally, Array | None]:
+        mask = unpacked(job, block, bits, place)
+        with clock("gather"):
+            radii = thickness.squared_local_radius(field, block, mask, largest, batch_divisor=place.batch_divisor)
+            place.wait()
+        del mask
         with clock("read"):
-            regions = read_labels(job.regions, box)
-    with clock("tally"):
-        label, squared_radius, voxels = tally_kernels.count_pairs(radii, regions)
-        tally = Tally.of_counts(label=label, squared_radius=squared_radius, voxels=voxels)
-    if job.map is not None:
+            regions = read_labels(job.regions, job.grid.box(block)) if job.regions else np.zeros((1, 1, 1), np.int64)
+        with clock("tally"):
+            label, squared_radius, voxels = tally_kernels.count_pairs(radii, regions)
+            tally = Tally.of_counts(label=label, squared_radius=squared_radius, voxels=voxels)
+        if job.map is None:
+            return tally, None
         with clock("map"):
-            values = thickness.thickness_um(radii, job.voxel_size.unit_um) if job.map_kind == "thickness" else radii
+            in_um = job.map_kind == "thickness"
+            return tally, place.down(thickness.thickness_um(radii, job.voxel_size.unit_um) if in_um else radii)
+
+    tally, values = device.run(job.device, work)
+    if job.map is not None and values is not None:
         with clock("write"):
             job.map.write_own_levels(block, values)
     return Outcome({}, {"label": tally.label, "squared_radius": tally.squared_radius, "voxels": tally.voxels})
+
+
+def stored_bits(job: ThicknessJob, block: Index, clock: Stopwatch) -> npt.NDArray[np.uint8]:
+    """Foreground of a block as bits along x; a mask travels eight voxels a byte until a kernel needs it."""
+    with clock("read"):
+        return job.ledger.read("mask", block, "bits")
+
+
+def unpacked(job: ThicknessJob, block: Index, bits: Array, place: Host) -> npt.NDArray[np.uint8]:
+    """Foreground as 0 and 1 (z, y, x), where the work is done."""
+    return distance_kernels.unpack_bits(place.up(bits), job.grid.box(block).shape[2])
 
 
 def read_labels(regions: Volume, box: Box) -> npt.NDArray[Any]:

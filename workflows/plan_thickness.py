@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from cluster.local import Workers
+from pipeline.device import SLOTS, Device
 from pipeline.errors import InputError, PlanError
 from pipeline.geometry import BlockGrid, Index
 from pipeline.job import ThicknessJob, distance_dtype, ledger_of
-from pipeline.memory import WORKER_BYTES, task_bytes
+from pipeline.memory import POOL_SHARE, WORKER_BYTES, card_bytes, task_bytes
 from pipeline.volume.opening import Volume, open_volume
 from pipeline.volume.writing import Multiscale
 from workflows.config import StagePlan, ThicknessConfig, ThicknessPlan
@@ -27,7 +28,9 @@ SCRATCH_BYTES_PER_VOXEL = 1.2
 """Bits, parabolas and centres on disk, before compression, as measured on masks of half foreground."""
 
 
-def open_job(config: ThicknessConfig, run: Path, *, block_shape: Index | None = None) -> ThicknessJob:
+def open_job(
+    config: ThicknessConfig, run: Path, *, block_shape: Index | None = None, device: Device = "cpu"
+) -> ThicknessJob:
     """The job of a configuration with blocks of the given shape (or the configuration's, or of one block).
 
     Raises InputError for what cannot be measured as asked.
@@ -55,6 +58,7 @@ def open_job(config: ThicknessConfig, run: Path, *, block_shape: Index | None = 
             ledger=ledger_of(run),
             map=None,
             map_kind=config.map,
+            device=device,
         ),
         blocks,
         run,
@@ -94,21 +98,29 @@ def with_blocks(job: ThicknessJob, block_shape: Index, run: Path) -> ThicknessJo
     return replace(job, grid=BlockGrid(job.mask.shape, (z, y, x)), map=thickness_map)
 
 
-def choose_blocks(job: ThicknessJob, run: Path, workers: Workers) -> ThicknessJob:
-    """The largest blocks that fit a worker's memory and leave every thread some, aligned to the source.
+def choose_blocks(job: ThicknessJob, run: Path, workers: Workers, *, below: int = BLOCK_SIDES[0] + 1) -> ThicknessJob:
+    """The largest blocks that fit the memory of a worker and of its card and leave every thread some.
 
-    Raises PlanError where not even the smallest fit.
+    They are aligned to the source. below : only blocks of smaller sides than this are tried.
     """
     unit = job.mask.shard_shape or job.mask.chunk_shape
     smallest = with_blocks(job, _fitted(BLOCK_SIDES[-1], unit), run)
-    for side in BLOCK_SIDES:
+    for side in (side for side in BLOCK_SIDES if side < below):
         candidate = with_blocks(job, _fitted(side, unit), run)
         few = len(candidate.grid) < BLOCKS_PER_THREAD * workers.threads and len(candidate.grid) < len(smallest.grid)
         if few and max(candidate.grid.block_shape) > SMALLEST_SIDE_FOR_SPREAD:
             continue
-        if max(task_bytes(candidate).values()) + WORKER_BYTES <= workers.memory_bytes:
-            return candidate
+        if max(task_bytes(candidate).values()) + WORKER_BYTES > workers.memory_bytes:
+            continue
+        if job.device == "gpu" and SLOTS * max(card_bytes(candidate).values()) > usable_bytes(workers):
+            continue
+        return candidate
     return smallest
+
+
+def usable_bytes(workers: Workers) -> int:
+    """What the blocks on a card may take: of the card with the least free memory, less what the pool cannot use."""
+    return int(min(card.free_bytes for card in workers.cards) * POOL_SHARE)
 
 
 def _fitted(side: int, unit: Index) -> Index:
@@ -129,13 +141,29 @@ def check_memory(job: ThicknessJob, workers: Workers) -> None:
             f" worker {_gib(WORKER_BYTES)}, together {_gib(total)}, but each task has {_gib(workers.memory_bytes)}"
             f" ({workers.count} workers, {workers.threads} threads); choose a smaller --block-shape or fewer --workers."
         )
+    if job.device == "gpu":
+        on_card = card_bytes(job)
+        stage = max(on_card, key=lambda name: on_card[name])
+        if SLOTS * on_card[stage] > usable_bytes(workers):
+            card = min(workers.cards, key=lambda card: card.free_bytes)
+            raise PlanError(
+                f"A block of {'×'.join(map(str, job.grid.block_shape))} voxels does not fit the {card.name}: {SLOTS} at"
+                f" a time, each up to {_gib(on_card[stage])} in stage {stage}, take {_gib(SLOTS * on_card[stage])}, but"
+                f" {_gib(usable_bytes(workers))} of it can be used ({_gib(card.free_bytes)} are free); choose a smaller"
+                " --block-shape, or end what else runs on the card."
+            )
 
 
 def make_plan(job: ThicknessJob) -> ThicknessPlan:
     """The plan of a job: blocks, stages, memory, bytes."""
     memory = task_bytes(job)
+    on_card = card_bytes(job) if job.device == "gpu" else {}
     blocks = len(job.grid)
-    stages = [StagePlan(name=n, tasks=blocks, memory_bytes=memory[n]) for n in memory if n != "pyramid"]
+    stages = [
+        StagePlan(name=n, tasks=blocks, memory_bytes=memory[n], card_bytes=on_card.get(n, 0))
+        for n in memory
+        if n != "pyramid"
+    ]
     voxels = math.prod(job.mask.shape)
     map_bytes = 0
     if job.map is not None:
@@ -152,6 +180,7 @@ def make_plan(job: ThicknessJob) -> ThicknessPlan:
         unit_um=job.voxel_size.unit_um,
         block_shape=job.grid.block_shape,
         blocks=job.grid.counts,
+        device=job.device,
         stages=tuple(stages),
         source_bytes=sum(decoded_bytes(volume, job.grid) for volume in volumes),
         map_bytes=map_bytes,
@@ -188,10 +217,28 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
         "memory": f"{_gib(worst)} a task ({share:.1f} bytes a voxel of a block) + {_gib(WORKER_BYTES)} a worker",
         "available": f"{_gib(workers.memory_bytes)} for each of {workers.threads} threads on {workers.description}",
     }
+    rows["device"] = _describe_device(job, plan, workers)
     lines = [f"{name:<12}{text}" for name, text in rows.items()]
-    lines.append("stages        tasks  memory a task")
-    lines += [f"  {stage.name:<12}{stage.tasks:>7,}{_gib(stage.memory_bytes):>15}" for stage in plan.stages]
+    on_gpu = plan.device == "gpu"
+    lines.append("stages        tasks  memory a task" + ("  on the card" if on_gpu else ""))
+    lines += [
+        f"  {stage.name:<12}{stage.tasks:>7,}{_gib(stage.memory_bytes):>15}"
+        + (f"{_gib(stage.card_bytes):>13}" if on_gpu else "")
+        for stage in plan.stages
+    ]
     return "\n".join(lines)
+
+
+def _describe_device(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> str:
+    if plan.device == "cpu":
+        return f"CPU ({workers.no_cards.rstrip('.')})" if workers.no_cards else "CPU"
+    worst = max(stage.card_bytes for stage in plan.stages)
+    share = worst / math.prod(job.grid.block_shape)
+    names = ", ".join(sorted({card.name for card in workers.cards}))
+    return (
+        f"GPU, {len(workers.cards)} × {names}: {SLOTS} blocks at a time of {_gib(worst)} ({share:.1f} bytes a voxel),"
+        f" of {_gib(usable_bytes(workers))} that can be used"
+    )
 
 
 def _times(shape: Index) -> str:

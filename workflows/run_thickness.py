@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from cluster.local import Workers
 from pipeline.engine import Client, Progress
-from pipeline.errors import RunError
+from pipeline.errors import DeviceMemoryError, RunError
+from pipeline.files import write_json
 from pipeline.job import ThicknessJob
 from pipeline.report import Comparison
 from pipeline.volume.writing import sweep_partials
@@ -24,7 +26,7 @@ from workflows.warm_up import warm_up
 def start(config: ThicknessConfig, run: Path, workers: Workers) -> tuple[RunFolder, ThicknessJob]:
     """Plan a new run for these workers and make its folder."""
     folder = Path(run).absolute()
-    job = open_job(config, folder)
+    job = open_job(config, folder, device=workers.device)
     if config.block_shape is None:
         job = choose_blocks(job, folder, workers)
     check_memory(job, workers)
@@ -34,7 +36,7 @@ def start(config: ThicknessConfig, run: Path, workers: Workers) -> tuple[RunFold
 def reopen(run: RunFolder, workers: Workers) -> ThicknessJob:
     """The job of an unfinished run, with the blocks of its plan. Raises RunError where the mask is not the same."""
     plan = run.plan()
-    job = open_job(run.config(), run.path, block_shape=plan.block_shape)
+    job = open_job(run.config(), run.path, block_shape=plan.block_shape, device=workers.device)
     regions = job.regions.identity() if job.regions else None
     for name, now, then in (
         ("mask", job.mask.identity(), plan.mask_identity),
@@ -53,11 +55,12 @@ def reopen(run: RunFolder, workers: Workers) -> ThicknessJob:
 
 def execute(
     client: Client, workers: Workers, run: RunFolder, job: ThicknessJob, *, report: Callable[[Progress], None],
-    compare: Callable[[dict[str, Any]], Comparison] | None = None,
+    compare: Callable[[dict[str, Any]], Comparison] | None = None, say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure what is not measured yet and write the results; returns the statistics.
 
-    compare : makes the report's comparison with known thicknesses out of the statistics.
+    say : told what a person should know while it runs. compare : makes the report's comparison with known
+    thicknesses out of the statistics.
     """
     began = time.perf_counter()
     with run.logged() as log:
@@ -66,7 +69,15 @@ def execute(
             if job.map is not None and job.map.path.exists():
                 sweep_partials(job.map.path)
             warm_up(client, job)
-            totals = measure(client, job, report=report)
+            while True:
+                try:
+                    totals = measure(client, job, report=report)
+                    break
+                except DeviceMemoryError as error:
+                    job = _with_smaller_blocks(run, job, workers, error)
+                    retold = f"{error} The run begins again with blocks of {job.grid.block_shape} voxels."
+                    log.warning(retold)
+                    say(retold)
             for name, stage in totals.items():
                 log.info("stage %s: %s", name, stage)
             statistics = write_results(run, job, totals, workers, time.perf_counter() - began, compare)
@@ -76,3 +87,16 @@ def execute(
             log.error("ended by %s: %s", type(error).__name__, error)  # noqa: TRY400  the sentence is for a person
             raise
     return statistics
+
+
+def _with_smaller_blocks(
+    run: RunFolder, job: ThicknessJob, workers: Workers, error: DeviceMemoryError
+) -> ThicknessJob:  # fmt: skip
+    """The run anew in the next smaller blocks, where the plan may choose them; what the larger ones left is removed."""
+    smaller = choose_blocks(job, run.path, workers, below=max(job.grid.block_shape))
+    if run.config().block_shape is not None or max(smaller.grid.block_shape) >= max(job.grid.block_shape):
+        raise error
+    for folder in [job.ledger.folder] + ([job.map.path] if job.map else []):
+        shutil.rmtree(folder, ignore_errors=True)
+    write_json(run.path / "plan.json", make_plan(smaller).model_dump(mode="json"))
+    return smaller

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.local import Workers
+from pipeline.device import Device
 from pipeline.errors import RunError, StorageError
 from pipeline.files import write_json
 from pipeline.geometry import Box
@@ -34,7 +36,9 @@ from workflows.config import ALGORITHM_VERSION
 from workflows.measure_thickness import merged_tally
 from workflows.run_folder import RunFolder
 
-PACKAGES = ("voxcaliper", "numpy", "numba", "zarr", "numcodecs", "dask", "distributed", "ome-zarr-models")
+PACKAGES = ("voxcaliper", "numpy", "zarr", "numcodecs", "dask", "distributed", "ome-zarr-models")
+BACK_ENDS = {"cpu": ("numba",), "gpu": ("cupy-cuda12x", "cupy-cuda13x")}
+"""What compiles the kernels of a device, by its distribution's name; on a GPU one of several."""
 SLICE_PIXELS = 1024
 """Slices of the report come from the finest level of the map whose longest axis is not longer than this."""
 
@@ -108,11 +112,21 @@ def _provenance(
             "processes": workers.count,
             "threads": workers.threads,
             "where": workers.description,
-            "device": "cpu",
+            "device": job.device,
+            "cards": [card.name for card in workers.cards],
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions(job.device)},
         "host": {"name": socket.gethostname(), "system": platform.platform(), "machine": platform.machine()},
     }
+
+
+def _versions(device: Device) -> dict[str, str]:
+    """Of the packages that took part and are installed here; workers of a cluster may have others."""
+    found = {}
+    for name in (*PACKAGES, *BACK_ENDS[device]):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _report(
@@ -132,9 +146,8 @@ def _report(
         "Bytes read per voxel": "source {source:.2f}, scratch {scratch:.2f}".format(
             **provenance["bytes_read_per_voxel"]
         ),
-        "Workers": f"{workers['processes']} processes, {workers['device']}"
-        if (workers := provenance["workers"])
-        else "",
+        "Workers": f"{provenance['workers']['processes']} processes",
+        "Device": _device(provenance["workers"], totals),
         "Versions": ", ".join(f"{name} {number}" for name, number in provenance["versions"].items()),
         "Algorithm version": str(ALGORITHM_VERSION),
         "Completed": provenance["completed"],
@@ -158,6 +171,16 @@ def _report(
         ],
         provenance=shown,
         comparison=compare(statistics) if compare else None,
+    )
+
+
+def _device(workers: Mapping[str, Any], totals: Mapping[str, Mapping[str, Any]]) -> str:
+    if workers["device"] == "cpu":
+        return "CPU"
+    retries = sum(stage["card_retries"] for stage in totals.values())
+    cards = ", ".join(sorted(set(workers["cards"])))
+    return f"GPU, {len(workers['cards'])} × {cards}" + (
+        f"; {retries} tasks were tried once more for want of its memory" if retries else ""
     )
 
 

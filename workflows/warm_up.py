@@ -35,7 +35,7 @@ _WARM: set[tuple[object, ...]] = set()
 
 def compile_kernels(job: ThicknessJob) -> None:
     """Measure a ball in two blocks with the job's integer types, in a temporary folder."""
-    kind = (job.dtype, job.map_kind, job.regions.dtype if job.regions else None)
+    kind = (job.device, job.dtype, job.map_kind, job.regions.dtype if job.regions else None)
     if kind in _WARM:
         return
     with TemporaryDirectory(prefix="voxcaliper-") as name:

@@ -9,41 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.accelerate import Integer, kernel
-
-BRICK = 8
-"""Side of a brick in voxels: the unit that the gather accepts or skips at once."""
-CELL = 64
-"""Side of a cell in voxels: the unit that is read from a file."""
-BRICKS_PER_CELL = (CELL // BRICK) ** 3
+from pipeline.kernels.centres import BRICK, BRICKS_PER_CELL, CELL, Packed
 
 # The continuous test is rounded towards "not contained": a kept centre costs time, a wrongly dropped one a voxel.
 ROUNDING = 1.0 + 2.0**-40
 # Balls above this many voxels of squared radius are also tested along the gradient, this many steps far.
 GRADIENT_FROM = 64
 GRADIENT_STEPS = 8
-
-
-@kernel
-def containment_tables(limit: int, weight_z: int, weight_y: int, weight_x: int) -> npt.NDArray[np.int64]:
-    """table[4·|vz| + 2·|vy| + |vx|, d] for the neighbour vectors v in {−1, 0, 1}³ and 1 ≤ d ≤ limit."""
-    table = np.zeros((8, limit + 1), np.int64)
-    radius_z = int(np.sqrt(limit / weight_z)) + 1
-    radius_y = int(np.sqrt(limit / weight_y)) + 1
-    radius_x = int(np.sqrt(limit / weight_x)) + 1
-    for kind in range(1, 8):
-        vz, vy, vx = kind >> 2, (kind >> 1) & 1, kind & 1
-        for z in range(radius_z + 1):
-            for y in range(radius_y + 1):
-                for x in range(radius_x + 1):
-                    d = weight_z * z * z + weight_y * y * y + weight_x * x * x + 1
-                    if d <= limit:
-                        moved = weight_z * (z + vz) ** 2 + weight_y * (y + vy) ** 2 + weight_x * (x + vx) ** 2 + 1
-                        if moved > table[kind, d]:
-                            table[kind, d] = moved
-        for d in range(1, limit + 1):
-            if table[kind, d - 1] > table[kind, d]:
-                table[kind, d] = table[kind, d - 1]
-    return table
 
 
 @kernel
@@ -141,44 +113,75 @@ def prune(
 
 
 @kernel
-def count_kept(keep: npt.NDArray[np.uint8], start_z: int, start_y: int, start_x: int) -> int:
-    """Number of kept centres in the cell that starts at the given voxel of the block."""
+def _survey_cell(
+    distances: npt.NDArray[Any], keep: npt.NDArray[np.uint8], start_z: int, start_y: int, start_x: int
+) -> tuple[int, int]:
     size_z, size_y, size_x = keep.shape
-    total = 0
+    number = 0
+    largest = np.int64(0)
     for z in range(start_z, min(start_z + CELL, size_z)):
         for y in range(start_y, min(start_y + CELL, size_y)):
             for x in range(start_x, min(start_x + CELL, size_x)):
-                total += keep[z, y, x]
-    return total
+                if keep[z, y, x]:
+                    number += 1
+                    largest = max(largest, np.int64(distances[z, y, x]))
+    return number, largest
 
 
 @kernel
-def pack_cell(
-    distances: npt.NDArray[Any], keep: npt.NDArray[np.uint8], start_z: int, start_y: int, start_x: int,
+def survey_cells(
+    distances: npt.NDArray[Any], keep: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Cells in C order."""
+    size_z, size_y, size_x = keep.shape
+    cells_z, cells_y, cells_x = (size_z + CELL - 1) // CELL, (size_y + CELL - 1) // CELL, (size_x + CELL - 1) // CELL
+    number = np.empty(cells_z * cells_y * cells_x, np.int64)
+    largest = np.empty(cells_z * cells_y * cells_x, np.int64)
+    for z in range(cells_z):
+        for y in range(cells_y):
+            for x in range(cells_x):
+                cell = (z * cells_y + y) * cells_x + x
+                number[cell], largest[cell] = _survey_cell(distances, keep, z * CELL, y * CELL, x * CELL)
+    return number, largest
+
+
+def pack_cells(
+    distances: npt.NDArray[Any], keep: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], total: int
+) -> Packed:
+    """Cell by cell."""
+    counts = np.empty((len(starts), BRICKS_PER_CELL), np.uint16)
+    centre_d, position = np.empty(total, distances.dtype), np.empty(total, np.uint16)
+    _pack_cells(distances, keep, starts, counts, centre_d, position)
+    return counts, centre_d, position
+
+
+@kernel
+def _pack_cells(
+    distances: npt.NDArray[Any], keep: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64],
     counts: npt.NDArray[np.uint16], centre_d: npt.NDArray[Any], centre_position: npt.NDArray[np.uint16],
 ) -> None:  # fmt: skip
-    """Write the kept centres of one cell: counts per brick, then D and position in the brick, largest D first."""
     size_z, size_y, size_x = keep.shape
     keys = np.empty(BRICK * BRICK * BRICK, np.int64)
     written = 0
     side = CELL // BRICK
-    for b in range(BRICKS_PER_CELL):
-        brick_z = start_z + (b // (side * side)) * BRICK
-        brick_y = start_y + (b // side % side) * BRICK
-        brick_x = start_x + (b % side) * BRICK
-        n = 0
-        for z in range(brick_z, min(brick_z + BRICK, size_z)):
-            for y in range(brick_y, min(brick_y + BRICK, size_y)):
-                for x in range(brick_x, min(brick_x + BRICK, size_x)):
-                    if keep[z, y, x]:
-                        position = ((z - brick_z) << 6) | ((y - brick_y) << 3) | (x - brick_x)
-                        keys[n] = (np.int64(distances[z, y, x]) << 9) | position
-                        n += 1
-        if n > 1:
-            keys[:n].sort()
-        for k in range(n):
-            key = keys[n - 1 - k]
-            centre_d[written] = key >> 9
-            centre_position[written] = key & 511
-            written += 1
-        counts[b] = n
+    for c in range(len(starts)):
+        for b in range(BRICKS_PER_CELL):
+            brick_z = starts[c, 0] + (b // (side * side)) * BRICK
+            brick_y = starts[c, 1] + (b // side % side) * BRICK
+            brick_x = starts[c, 2] + (b % side) * BRICK
+            n = 0
+            for z in range(brick_z, min(brick_z + BRICK, size_z)):
+                for y in range(brick_y, min(brick_y + BRICK, size_y)):
+                    for x in range(brick_x, min(brick_x + BRICK, size_x)):
+                        if keep[z, y, x]:
+                            position = ((z - brick_z) << 6) | ((y - brick_y) << 3) | (x - brick_x)
+                            keys[n] = (np.int64(distances[z, y, x]) << 9) | position
+                            n += 1
+            if n > 1:
+                keys[:n].sort()
+            for k in range(n):
+                key = keys[n - 1 - k]
+                centre_d[written] = key >> 9
+                centre_position[written] = key & 511
+                written += 1
+            counts[c, b] = n

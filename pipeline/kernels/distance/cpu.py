@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.accelerate import Integer, kernel
+from pipeline.kernels.distance import unreached
 
 Distances = npt.NDArray[Any]
 """int32 or int64 squared distances."""
@@ -16,9 +17,14 @@ Distances = npt.NDArray[Any]
 TILE_COLUMNS = 16
 
 
-def unreached(dtype: npt.DTypeLike) -> int:
-    """The value that stands for "no background found yet"; every real distance is smaller."""
-    return int(np.iinfo(np.dtype(dtype)).max)
+def unpack_bits(packed: npt.NDArray[np.uint8], size_x: int) -> npt.NDArray[np.uint8]:
+    """Foreground from bits."""
+    return np.unpackbits(packed, axis=2, count=size_x)
+
+
+def unswept(mask: npt.NDArray[np.uint8], dtype: npt.DTypeLike) -> Distances:
+    """0 on the background, unreached on the foreground."""
+    return np.multiply(mask, unreached(dtype), dtype=dtype)
 
 
 @kernel
@@ -132,16 +138,31 @@ def envelope_along_columns(distances: Distances, weight: int, infinity: int) -> 
                     distances[o, j, first + c] = lowered[c, j]
 
 
-@kernel
 def export_parabolas(
+    distances: Distances, weight: int, infinity: int, reach: int, from_high_face: bool
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16], Distances]:
+    """Counts per column, then depth and height of all columns one after the other."""
+    outer, _, inner = distances.shape
+    counts = np.zeros(outer * inner, np.uint32)
+    total = 0
+    if reach > 0:
+        none = np.empty(0, np.uint16), np.empty(0, distances.dtype)
+        total = _walk_to_the_face(distances, weight, infinity, reach, from_high_face, False, counts, *none)
+    depth = np.empty(total, np.uint16)
+    height = np.empty(total, distances.dtype)
+    if total:
+        _walk_to_the_face(distances, weight, infinity, reach, from_high_face, True, counts, depth, height)
+    return counts, depth, height
+
+
+@kernel
+def _walk_to_the_face(
     distances: Distances, weight: int, infinity: int, reach: int, from_high_face: bool, fill: bool,
     counts: npt.NDArray[np.uint32], depth: npt.NDArray[np.uint16], height: Distances,
 ) -> int:  # fmt: skip
-    """The parabolas of every column that are lowest somewhere beyond one face, nearest reign first.
+    """Called twice: fill=False counts into counts (outer·inner), fill=True writes depth and height.
 
-    distances : (outer, n, inner). reach : voxels of the volume beyond the face.
-    Called twice: fill=False counts into counts (outer·inner), fill=True writes depth (voxels from the face
-    voxel, 0 = on it) and height of all columns one after the other. Returns the number of parabolas.
+    Returns the number of parabolas.
     """
     outer, n, inner = distances.shape
     apex = np.empty(n + 1, np.int64)

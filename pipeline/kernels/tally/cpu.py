@@ -25,11 +25,7 @@ def _slot(label: Integer, radius: Integer, labels: npt.NDArray[np.int64], radii:
 def count_pairs(
     radii: npt.NDArray[Any], region: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Every pair of (label, squared radius > 0) with its number of voxels, in no particular order.
-
-    radii : squared radii (z, y, x), 0 on background. region : labels of the same shape, or of shape (1, 1, 1) when
-    all voxels have that one label. Returns labels, squared radii and voxels, int64.
-    """
+    """Every pair with its number of voxels."""
     size_z, size_y, size_x = radii.shape
     one_label = region.size == 1
     table_label = np.zeros(1024, np.int64)

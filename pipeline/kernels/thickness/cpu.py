@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.accelerate import kernel
-from pipeline.kernels.centres.cpu import BRICK, BRICKS_PER_CELL, CELL
+from pipeline.kernels.centres import BRICK, BRICKS_PER_CELL, CELL
+from pipeline.kernels.thickness import TILE
 
 Radii = npt.NDArray[Any]
 """int32 or int64 squared radii (z, y, x)."""
 
-TILE = 16
-"""Side of a tile in voxels."""
 SUB = 4
 """Side of a sub-tile; TILE and SUB fix the 64 × 64 layout of a tile's working copy."""
 GROUP = 16
@@ -25,11 +24,6 @@ _lane = np.arange(64, dtype=np.int32)
 # the vectoriser knows that stores to the tile cannot change them.
 SUB_Z, SUB_Y, SUB_X = SUB * (_lane >> 4), SUB * ((_lane >> 2) & 3), SUB * (_lane & 3)
 LANE_Z, LANE_Y, LANE_X = _lane >> 4, (_lane >> 2) & 3, _lane & 3
-
-
-def sealed(dtype: npt.DTypeLike) -> int:
-    """The value that background voxels hold while balls are gathered."""
-    return int(np.iinfo(np.dtype(dtype)).max)
 
 
 @kernel
