@@ -7,6 +7,7 @@ memory before and behind every array is guarded.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import operator
@@ -28,15 +29,29 @@ _lock = threading.Lock()
 
 
 class Pool:
-    """Counts device memory: bytes in use, and the most there have been since `peak` was set to 0."""
+    """Counts device memory: bytes in use, and the most there have been since `peak` was set."""
 
-    used = 0
-    peak = 0
+    def __init__(self) -> None:
+        self.peak = 0
+        self._used = 0
+        # Arrays end whenever the garbage collector likes, also while the lock is held: they only leave a note.
+        self._ended: collections.deque[int] = collections.deque()
 
-    def change(self, nbytes: int) -> None:
+    @property
+    def used(self) -> int:
         with _lock:
-            self.used += nbytes
-            self.peak = max(self.peak, self.used)
+            while self._ended:
+                self._used -= self._ended.popleft()
+            return self._used
+
+    def take(self, nbytes: int) -> None:
+        now = self.used + nbytes
+        with _lock:
+            self._used += nbytes
+            self.peak = max(self.peak, now)
+
+    def give_back(self, nbytes: int) -> None:
+        self._ended.append(nbytes)
 
     def used_bytes(self) -> int:
         return self.used
@@ -64,10 +79,10 @@ class Allocation:
         self.nbytes = nbytes
         self.raw = np.full(nbytes + 2 * GUARD + 64, POISON, np.uint8)
         self.first = GUARD + -(self.raw.ctypes.data + GUARD) % 64  # aligned as device memory is
-        pool.change(nbytes)
+        pool.take(nbytes)
 
     def __del__(self) -> None:
-        pool.change(-self.nbytes)
+        pool.give_back(self.nbytes)
 
     def check(self) -> None:
         last = self.first + self.nbytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -29,9 +30,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         with pretended() as cupy:
             yield cupy.asarray
     elif request.param == "gpu":
-        import cupy
-
-        yield cupy.asarray
+        yield importlib.import_module("cupy").asarray
     else:
         yield on_host
 
@@ -114,7 +113,6 @@ def test_hard_volumes(place: Place, mask: Mask, weights: tuple[int, int, int], d
     expected, expected_radii = by_kernels(on_host, mask, weights, dtype, closed=False)
     assert np.array_equal(squared, expected)
     assert np.array_equal(radii, expected_radii)
-    assert np.array_equal(squared, squared_distance(mask, weights, closed=False))
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

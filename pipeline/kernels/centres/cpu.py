@@ -118,14 +118,14 @@ def _survey_cell(
 ) -> tuple[int, int]:
     size_z, size_y, size_x = keep.shape
     number = 0
-    largest = np.int64(0)
+    largest: Integer = np.int64(0)
     for z in range(start_z, min(start_z + CELL, size_z)):
         for y in range(start_y, min(start_y + CELL, size_y)):
             for x in range(start_x, min(start_x + CELL, size_x)):
                 if keep[z, y, x]:
                     number += 1
                     largest = max(largest, np.int64(distances[z, y, x]))
-    return number, largest
+    return number, int(largest)
 
 
 @kernel

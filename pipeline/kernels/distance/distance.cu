@@ -66,8 +66,8 @@ extern "C" __global__ void distance_along_lines(const unsigned char* mask, long 
 
 // Lower envelope of heights (outer, n, inner) along the middle axis, into out. A voxel looks both ways until a
 // background voxel would be too far: heights are ≥ 0.
-// farthest : the most voxels whose weighted square is a DISTANCE; then nothing here overflows: step < best keeps
-// best − step positive, and a height below that is no infinity and has room for step.
+// farthest : the most voxels whose weighted square is a DISTANCE. Then nothing here overflows: best − step is positive,
+// and a height below that has room for step and is no infinity.
 extern "C" __global__ void envelope_along_columns(const DISTANCE* __restrict__ heights, long long outer, long long n,
                                                   long long inner, long long weight, long long farthest,
                                                   DISTANCE* __restrict__ out) {
@@ -76,17 +76,17 @@ extern "C" __global__ void envelope_along_columns(const DISTANCE* __restrict__ h
         const DISTANCE scale = static_cast<DISTANCE>(weight);
         const Index last = min(farthest, max(p, n - 1 - p));
         DISTANCE best = heights[here];
+        const DISTANCE* before = heights + here;
+        const DISTANCE* after = before;
         for (DISTANCE d = 1; d <= last; ++d) {
             const DISTANCE step = scale * d * d;
             if (step >= best) break;
-            if (d <= p) {
-                const DISTANCE height = heights[here - d * inner];
-                if (height < best - step) best = height + step;
-            }
-            if (d < n - p && step < best) {
-                const DISTANCE height = heights[here + d * inner];
-                if (height < best - step) best = height + step;
-            }
+            before -= inner;
+            after += inner;
+            const DISTANCE below = d <= p ? *before : best;  // best stands for "nothing": it lowers nothing
+            const DISTANCE above = d < n - p ? *after : best;
+            const DISTANCE height = below < above ? below : above;
+            if (height < best - step) best = height + step;
         }
         out[here] = best;
     }
@@ -150,7 +150,7 @@ __device__ void walk_from_the_face(const Column& column, Index n, Index infinity
                 const Index below = 2 * column.weight * (depth - k);
                 position = -(-above / below) - 1;
                 next = k;
-            } else if (next >= 0 && column.value(k, position) <= column.value(next, position)) {
+            } else if (next >= 0 && column.value(k, position) < column.value(next, position)) {
                 next = k;
             }
         }
