@@ -43,10 +43,10 @@ LEAST_BYTES = {
 }  # fmt: skip
 """Bytes a voxel that a kernel must read and write at least, with int32 distances."""
 LANES = r"""
-extern "C" __global__ void lanes(long long steps, int seed, int* out) {
-    int a = threadIdx.x + seed, b = a + 1, c = a + 2, d = a + 3;
+extern "C" __global__ void lanes(long long steps, long long seed, int* out) {
+    unsigned a = threadIdx.x + static_cast<unsigned>(seed), b = a + 1, c = a + 2, d = a + 3;
     for (long long i = 0; i < steps; ++i) { a = a * b + c; b = b * c + d; c = c * d + a; d = d * a + b; }
-    out[blockIdx.x * (long long)blockDim.x + threadIdx.x] = a ^ b ^ c ^ d;
+    out[blockIdx.x * (long long)blockDim.x + threadIdx.x] = static_cast<int>(a ^ b ^ c ^ d);
 }
 """
 """Multiply-and-adds of 32-bit integers that depend on nothing but registers."""

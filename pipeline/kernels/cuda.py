@@ -78,7 +78,7 @@ def compile_options(dtype: npt.DTypeLike) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _module(device: int, source: str, dtype: np.dtype[Any]) -> Any:
+def _module(device: int, source: str, dtype: np.dtype[Any]) -> Any:  # noqa: ARG001  # a module belongs to a device
     import cupy
 
     return cupy.RawModule(code=source_text(source), options=compile_options(dtype), backend="nvrtc")

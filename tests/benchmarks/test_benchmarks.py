@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import whole_volume
+from benchmarks import gpu, whole_volume
 from benchmarks.results import Answer, Goal, document, goal_table, machine
 from benchmarks.volumes import SIZES, ball, noise, slab
 from pipeline.kernels.reference import squared_local_radius
+from tests.cuda_shim.compiling import compiler
+from tests.cuda_shim.cupy_on_cpu import pretended
 
 NEEDS = {"kernels": ["edt"], "peers": ["edt", "localthickness", "porespy"]}
 
@@ -33,6 +35,26 @@ def test_a_benchmark_answers(name: str) -> None:
     assert answer.question in text
     for goal in answer.goals:
         assert goal.text in text
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs g++, which compiles the CUDA kernels for the CPU")
+def test_the_benchmark_of_a_gpu_measures_its_kernels() -> None:
+    """On a stand-in, whose times mean nothing; peers and whole runs need a real GPU."""
+    with pretended():
+        tables, goals, _ = gpu.kernel_tables(24, (16, 40), peers=False)
+    for table in tables:
+        assert table.rows, table.title
+        assert all(len(row) == len(table.columns) for row in table.rows), table.title
+    kernels = next(table for table in tables if table.title == "Every kernel, noise σ8")
+    timed = {row[0] for row in kernels.rows}
+    assert set(gpu.LEAST_BYTES) <= timed
+    assert len(goals) == 2 * (len(gpu.SIGMAS) + 1)
+
+
+@pytest.mark.gpu
+def test_the_benchmark_of_a_gpu_answers() -> None:
+    answer = gpu.answer(SIZES["tiny"])
+    assert all(goal.value > 0 for goal in answer.goals)
 
 
 def test_every_benchmark_is_in_the_list() -> None:

@@ -13,9 +13,10 @@ import itertools
 import operator
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -185,13 +186,12 @@ def _operator(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in (
-    *("__add__ __sub__ __mul__ __floordiv__ __truediv__ __mod__ __pow__ __and__ __or__ __xor__".split()),
-    *("__lshift__ __rshift__ __radd__ __rsub__ __rmul__ __rfloordiv__ __rtruediv__ __rand__ __ror__".split()),
-    *("__iadd__ __isub__ __imul__ __ifloordiv__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split()),
-    *("__lt__ __le__ __eq__ __ne__ __gt__ __ge__ __neg__ __invert__ __abs__".split()),
-):
-    setattr(ndarray, _name, _operator(_name))
+_OPERATORS = """
+add sub mul floordiv truediv mod pow and or xor lshift rshift radd rsub rmul rfloordiv rtruediv rand ror
+iadd isub imul ifloordiv iand ior ixor ilshift irshift lt le eq ne gt ge neg invert abs
+"""
+for _name in _OPERATORS.split():
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
 
 
 def _allocate(shape: Any, dtype: Any) -> ndarray:
@@ -239,12 +239,12 @@ def _call(function: Any, arguments: Any, named: Any, me: ndarray | None = None) 
 # ---- functions of the module -----------------------------------------------------------------------------------------
 
 
-def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+def empty(shape: Any, dtype: Any = float) -> ndarray:
     """Memory with garbage in it."""
     return _allocate(shape, dtype)
 
 
-def zeros(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+def zeros(shape: Any, dtype: Any = float) -> ndarray:
     """Zeros."""
     return full(shape, 0, dtype)
 
@@ -266,14 +266,14 @@ def empty_like(prototype: ndarray, dtype: Any = None) -> ndarray:
     return _allocate(prototype.host.shape, prototype.host.dtype if dtype is None else dtype)
 
 
-def asarray(values: Any, dtype: Any = None, order: Any = None, *, blocking: bool = False) -> ndarray:
+def asarray(values: Any, dtype: Any = None) -> ndarray:
     """To the device, or as it is where it lives there already."""
     if isinstance(values, ndarray):
         return values if dtype is None or values.host.dtype == np.dtype(dtype) else array(values, dtype)
     return array(values, dtype)
 
 
-def array(values: Any, dtype: Any = None, copy: bool = True) -> ndarray:
+def array(values: Any, dtype: Any = None) -> ndarray:
     """A copy on the device."""
     host = np.asarray(values.host if isinstance(values, ndarray) else values, dtype)
     out = _allocate(host.shape, host.dtype)
@@ -287,7 +287,7 @@ def ascontiguousarray(values: Any, dtype: Any = None) -> ndarray:
     return array_ if array_.host.flags.c_contiguous else array(array_)
 
 
-def asnumpy(values: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> Any:
+def asnumpy(values: Any, stream: Any = None, order: str = "C", out: Any = None) -> Any:
     """From the device."""
     return values.get(stream, order, out) if isinstance(values, ndarray) else np.asarray(values)
 
@@ -339,7 +339,7 @@ class RawModule:
         return RawKernel(compile_source(self._code, self._options)[name])
 
 
-# ---- cupy.cuda: one device, streams that are always done ---------------------------------------------------------------
+# ---- cupy.cuda: one device, streams that are always done -------------------------------------------------------------
 
 
 class Device:
@@ -353,7 +353,7 @@ class Device:
         self.mem_info = (1 << 37, 1 << 37)
         self.attributes = {"MultiProcessorCount": 4, "MaxSharedMemoryPerBlockOptin": 232448}
 
-    def __enter__(self) -> Device:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -378,7 +378,7 @@ class Stream:
     def __init__(self, *, null: bool = False, non_blocking: bool = False, ptds: bool = False) -> None:
         self.ptr = 0 if null else next(self._numbers)
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         _streams().append(self)
         return self
 
@@ -404,13 +404,14 @@ class Stream:
 
 
 class Event:
-    """An event that has happened."""
+    """An event that has happened, and when."""
 
     def __init__(self, *, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.done = True
+        self.seconds = 0.0
 
     def record(self, stream: Stream | None = None) -> None:
-        """At once."""
+        self.seconds = time.perf_counter()
 
     def synchronize(self) -> None:
         """It has happened."""
@@ -448,15 +449,18 @@ class OutOfMemoryError(MemoryError):
 cuda = types.ModuleType("cupy.cuda")
 runtime = types.ModuleType("cupy.cuda.runtime")
 nvrtc = types.ModuleType("cupy.cuda.nvrtc")
+BYTES = 1 << 37
 vars(runtime).update(
-    CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, getDevice=lambda: 0, memGetInfo=lambda: (1 << 37, 1 << 37),
-    getDeviceProperties=lambda device: {"name": b"a CPU that pretends", "multiProcessorCount": 4, "totalGlobalMem": 1 << 37},
-    driverGetVersion=lambda: 12090, runtimeGetVersion=lambda: 12090, deviceSynchronize=lambda: None, setDevice=lambda _: None,
+    CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1, getDevice=lambda: 0, setDevice=lambda _: None,
+    getDeviceProperties=lambda _: {"name": b"a CPU that pretends", "multiProcessorCount": 4, "totalGlobalMem": BYTES},
+    memGetInfo=lambda: (BYTES, BYTES), driverGetVersion=lambda: 12090, runtimeGetVersion=lambda: 12090,
+    deviceSynchronize=lambda: None,
 )  # fmt: skip
 vars(nvrtc).update(getVersion=lambda: (12, 9))
 vars(cuda).update(
     Device=Device, Stream=Stream, Event=Event, runtime=runtime, nvrtc=nvrtc, is_available=lambda: True,
-    get_current_stream=lambda: _streams()[-1], alloc_pinned_memory=lambda nbytes: bytearray(nbytes),
+    get_elapsed_time=lambda begin, end: 1e3 * (end.seconds - begin.seconds),
+    get_current_stream=lambda: _streams()[-1], alloc_pinned_memory=bytearray,
     MemoryPool=lambda *_: pool, set_allocator=lambda *_: None, set_pinned_memory_allocator=lambda *_: None,
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
 )  # fmt: skip

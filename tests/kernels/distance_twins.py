@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ def distances_in_blocks(
         shape = {2: (-1, size_x, 1), 1: mask.shape, 0: (1, size_z, -1)}[axis]
         columns = squared.reshape(shape)
         edges = [0, *cuts[axis], mask.shape[axis]]
-        spans = list(zip(edges, edges[1:], strict=False))
+        spans = list(itertools.pairwise(edges))
         parts = [place(np.ascontiguousarray(columns[:, start:stop])) for start, stop in spans]
         exported = [
             {

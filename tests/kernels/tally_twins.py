@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 def assert_counts_every_pair(place: Callable[[Array], Any], radii: Array, region: Array) -> None:
     """Count where place takes the radii, and compare with numpy.unique."""
     columns = tally.count_pairs(place(radii), region)
-    assert all(isinstance(column, np.ndarray) and column.dtype == np.int64 for column in columns)
+    assert all(type(column) is np.ndarray and column.dtype == np.int64 for column in columns)
     labels = np.broadcast_to(region, radii.shape)[radii > 0].astype(np.int64)
     values, counts = np.unique(np.stack([labels, radii[radii > 0]], axis=1), axis=0, return_counts=True)
     found = np.stack(columns, axis=1)

@@ -40,7 +40,8 @@ import contextlib, os, sys
 sys.modules["numba"] = None  # an import of it fails
 if os.environ.get("PRETEND_CARD"):
     from tests.cuda_shim import cupy_on_cpu
-    contextlib.ExitStack().__enter__().enter_context(cupy_on_cpu.pretended())
+    pretence = contextlib.ExitStack()  # a name that stays, or it would end at once
+    pretence.enter_context(cupy_on_cpu.pretended())
 """
 
 

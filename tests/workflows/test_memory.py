@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+from pipeline.engine import perform
+from pipeline.geometry import Index
 from pipeline.job import ThicknessJob
-from pipeline.memory import WORKER_BYTES, task_bytes
+from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, card_bytes, task_bytes
+from tests.cuda_shim.compiling import compiler
+from tests.cuda_shim.cupy_on_cpu import pool, pretended
 from tests.workflows.conftest import noise
 from tests.workflows.runs import STAGES, environment, voxcaliper
+from workflows.config import ThicknessConfig
+from workflows.measure_thickness import note_reach, stages
 from workflows.plan_thickness import open_job
 from workflows.run_folder import open_run_folder
+
+SIDE_ON_CARD = 48
+SMALL_FIXED_BYTES = 3 << 20
+"""What tables take whatever the block: of containment 0.3 MB, of the tally 1 MB."""
 
 # VmHWM belongs to the memory of one process; ru_maxrss would start at what its parent held when it was started.
 MEASURE = """
@@ -92,3 +103,38 @@ def test_a_task_on_a_large_block_stays_within_the_formula(blocks_of_256: Path, s
     if stage not in names:
         pytest.skip("blocks write all levels of this map themselves")
     check(blocks_of_256, stage)
+
+
+@pytest.fixture(scope="module")
+def on_a_pretended_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThicknessJob]:
+    """Two blocks of noise with many centres, whose kernels run on a stand-in for a card that meters its memory."""
+    if compiler() is None:
+        pytest.skip("needs g++, which compiles the CUDA kernels for the CPU")
+    folder = tmp_path_factory.mktemp("card")
+    voxels = np.concatenate([noise((SIDE_ON_CARD,) * 3, sigma=1, seed=seed) for seed in (0, 1)])
+    zarr.create_array(folder / "mask.zarr", data=voxels.astype(np.uint8), chunks=(SIDE_ON_CARD,) * 3)
+    config = ThicknessConfig(
+        mask=str(folder / "mask.zarr"), voxel_size_um=(1.0, 1.0, 1.0), block_shape=(SIDE_ON_CARD,) * 3, map="none"
+    )
+    with pretended():
+        yield open_job(config, folder / "run", device="gpu")
+
+
+def test_the_memory_of_a_card_keeps_to_the_plan(on_a_pretended_card: ThicknessJob) -> None:
+    job = on_a_pretended_card
+    planned = card_bytes(job)
+    most: dict[str, int] = {}
+    for stage in stages(job):
+        largest: dict[Index, int] = {}
+        for block in stage.grid:
+            pool.peak = pool.used
+            summary = perform(stage.name, stage.task, job, block)
+            most[stage.name] = max(most.get(stage.name, 0), pool.peak)
+            largest[block] = summary.get("largest", 0)
+        if stage.name == "centres":
+            note_reach(job, largest)
+    assert set(most) == set(planned)
+    for name, found in most.items():
+        allowed = planned[name] - CARD_FIXED_BYTES
+        assert found <= allowed + SMALL_FIXED_BYTES, f"{name}: {found:,} of {allowed:,} bytes"
+    assert max(most.values()) >= 0.6 * (max(planned.values()) - CARD_FIXED_BYTES), "the plan asks for far too much"

@@ -50,7 +50,7 @@ def _over_lines(name: str, dtype: npt.DTypeLike, lines: int, arguments: tuple[An
 
 def envelope_along_columns(distances: Voxels, weight: int, infinity: int) -> None:
     """A thread takes a voxel and looks at a copy, so that nobody waits for anybody."""
-    farthest = math.isqrt(unreached(distances.dtype) // int(weight))
+    farthest = math.isqrt(int(infinity) // int(weight))
     arguments = (distances.copy(), *distances.shape, int(weight), farthest, distances)
     _over_voxels("envelope_along_columns", distances, arguments)
 

@@ -28,7 +28,7 @@ def count_pairs(radii: Voxels, region: npt.NDArray[Any]) -> Counts:
     count = cuda.function(SOURCE, "count_pairs", radii.dtype)
     slots = FIRST_SLOTS
     while True:
-        owners = cupy.full(slots, np.iinfo(np.uint64).max, np.uint64)
+        owners = cupy.full(slots, -1, np.int64).view(np.uint64)  # all bits set: free
         counts = cupy.zeros(slots, np.uint64)
         used = cupy.zeros(1, np.uint64)
         count((blocks,), (THREADS,), (radii, labels, width, radii.size, STRETCH, owners, counts, slots, used))
