@@ -30,14 +30,20 @@ struct Block {
     __device__ Index at(Index z, Index y, Index x) const { return distances[flat_index(z, y, x, size_y, size_x)]; }
 };
 
-__device__ bool inside_a_neighbour(const Block& block, const Voxel& v, Index d, const long long* table, Index limit,
+// inner : all neighbours of the voxel lie in the block.
+template <bool inner>
+__device__ bool inside_a_neighbour(const Block& block, const Voxel& v, DISTANCE d, const long long* table, Index limit,
                                    Index weight_z, Index weight_y, Index weight_x) {
+    const DISTANCE* here = block.distances + flat_index(v.z, v.y, v.x, block.size_y, block.size_x);
+#pragma unroll
     for (int vz = -1; vz <= 1; ++vz) {
+#pragma unroll
         for (int vy = -1; vy <= 1; ++vy) {
+#pragma unroll
             for (int vx = -1; vx <= 1; ++vx) {
                 const int kind = 4 * (vz != 0) + 2 * (vy != 0) + (vx != 0);
-                if (kind == 0 || !block.holds(v.z + vz, v.y + vy, v.x + vx)) continue;
-                const Index other = block.at(v.z + vz, v.y + vy, v.x + vx);
+                if (kind == 0 || !(inner || block.holds(v.z + vz, v.y + vy, v.x + vx))) continue;
+                const DISTANCE other = here[(vz * block.size_y + vy) * block.size_x + vx];
                 if (other <= d) continue;
                 if (d <= limit) {
                     if (other >= table[kind * (limit + 1) + d]) return true;
@@ -81,24 +87,25 @@ extern "C" __global__ void prune(const DISTANCE* distances, long long size_z, lo
     const Block block = {distances, size_z, size_y, size_x};
     const Index smallest = min(weight_z, min(weight_y, weight_x));
     const Index voxels = size_z * size_y * size_x;
-    for (Index begin = first_item() - lane_number(); begin < voxels; begin += item_step()) {
-        const Index i = begin + lane_number();
+    for (Index begin = first_item() - threadIdx.x; begin < voxels; begin += item_step()) {
+        const Index i = begin + threadIdx.x;
         bool needed = false;
         if (i < voxels) {
-            const Index d = distances[i];
+            const DISTANCE d = distances[i];
             if (d > smallest) {
                 const Voxel v = voxel_at(i, size_y, size_x);
-                needed = !inside_a_neighbour(block, v, d, table, limit, weight_z, weight_y, weight_x);
                 const bool inner = v.z > 0 && v.z < size_z - 1 && v.y > 0 && v.y < size_y - 1 && v.x > 0 &&
                                    v.x < size_x - 1;
+                needed = !(inner ? inside_a_neighbour<true>(block, v, d, table, limit, weight_z, weight_y, weight_x)
+                                 : inside_a_neighbour<false>(block, v, d, table, limit, weight_z, weight_y, weight_x));
                 if (needed && inner && d > GRADIENT_FROM * smallest) {
                     needed = !inside_uphill(block, v, d, weight_z, weight_y, weight_x);
                 }
             }
             keep[i] = needed;
         }
-        const unsigned stay = __ballot_sync(ALL_LANES, needed);
-        if (stay && lane_number() == 0) atomicAdd(kept, static_cast<unsigned long long>(__popc(stay)));
+        const int stay = __syncthreads_count(needed);
+        if (stay && threadIdx.x == 0) atomicAdd(kept, static_cast<unsigned long long>(stay));
     }
 }
 

@@ -91,8 +91,9 @@ def gather(
     tiles = _tiles(radii)
     cuda.function(SOURCE, "gather", radii.dtype)(
         (math.prod(tiles),), (GATHER_THREADS,),
-        (radii, *radii.shape, *tiles[1:], _up(origin), _up(cells), len(cells), _up(order), cell_max, brick_max, ours,
-         ends, ours_d, position, int(weight_z), int(weight_y), int(weight_x), int(seal_value), shift),
+        (radii, *radii.shape, *tiles[1:], cupy.asarray(np.ascontiguousarray(cells - origin, np.int32)), len(cells),
+         _up(order), cell_max, brick_max, ours, ends, ours_d, position, int(weight_z), int(weight_y), int(weight_x),
+         int(seal_value), shift),
     )  # fmt: skip
 
 

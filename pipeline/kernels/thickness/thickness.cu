@@ -5,8 +5,12 @@ namespace {
 
 constexpr int TILE_SIDE = 16;
 constexpr int SUB_SIDE = 8;  // a warp owns a sub-tile of 8³ voxels, 16 voxels a lane, in registers
+constexpr int OCTANT_SIDE = 4;
+constexpr int OCTANTS = 8;
+constexpr int OWN = 4;  // a lane owns OWN × OWN voxels of an octant
 constexpr int WARPS = 8;
 constexpr int GATHER_THREADS = WARPS * WARP;
+constexpr int BLOCKS_AT_ONCE = sizeof(DISTANCE) == 4 ? 4 : 2;  // of a multiprocessor: as many as registers allow
 constexpr int BRICK_SIDE = 8;
 constexpr int CELL_SIDE = 64;
 constexpr int BRICKS_ALONG = CELL_SIDE / BRICK_SIDE;
@@ -124,9 +128,14 @@ extern "C" __global__ void gather_pyramid(const unsigned short* counts, const lo
 
 namespace {
 
+// A voxel, counted from the first one of the block, or from another voxel.
+struct Place {
+    int z, y, x;
+};
+
 // All that does not change while balls are gathered.
 struct Batch {
-    const long long* cells;
+    const int* cells;  // first voxel of each, counted from the first one of the block
     const DISTANCE* brick_max;
     const unsigned short* counts;
     const long long* ends;
@@ -135,9 +144,9 @@ struct Batch {
     Weights weights;
     int shift;  // bricks are sorted by the leading bits of their largest D
 
-    // First voxel of a brick, counted from a voxel of the volume.
-    __device__ Voxel brick_from(Index brick, const Voxel& here) const {
-        const long long* cell = cells + 3 * (brick / BRICKS);
+    // First voxel of a brick, counted from `here`.
+    __device__ Place brick_from(unsigned brick, const Place& here) const {
+        const int* cell = cells + 3 * static_cast<Index>(brick / BRICKS);
         const int b = static_cast<int>(brick % BRICKS);
         return {cell[0] + b / (BRICKS_ALONG * BRICKS_ALONG) * BRICK_SIDE - here.z,
                 cell[1] + b / BRICKS_ALONG % BRICKS_ALONG * BRICK_SIDE - here.y,
@@ -145,83 +154,130 @@ struct Batch {
     }
 };
 
-// What a warp owns: lane l holds the voxels x = l & 7, y = (l >> 3) + {0, 4}, z = 0 … 7 of its sub-tile.
+// What a warp owns. Four lanes share an octant (bits of its number: z, y, x); each has one x of it, and all y and z.
 struct SubTile {
-    DISTANCE values[16];
-    DISTANCE least;
-    Voxel here;  // its first voxel, in the volume
+    DISTANCE values[OWN * OWN];
+    DISTANCE least[OCTANTS];  // smallest T of every octant, known to all lanes
+    DISTANCE lowest;
+    Place here;  // its first voxel
+    Place own;   // the lane's first voxel, counted from `here`
 
-    __device__ void settle() {
-        DISTANCE lowest = values[0];
+    // Take the values from the block, sealed outside of it, or bring them back.
+    __device__ void exchange(DISTANCE* radii, Index size_z, Index size_y, Index size_x, DISTANCE seal_value,
+                             bool back) {
+        const Index z = here.z + own.z, y = here.y + own.y, x = here.x + own.x;
+        DISTANCE* const first = radii + flat_index(z, y, x, size_y, size_x);
 #pragma unroll
-        for (int k = 1; k < 16; ++k) lowest = smaller(lowest, values[k]);
-        least = least_of_warp(lowest);
-    }
-
-    // T = max(T, d) where the open ball around (z, y, x) reaches; all lanes of the warp together.
-    __device__ void raise(DISTANCE z, DISTANCE y, DISTANCE x, DISTANCE d, const Weights& weights) {
-        const DISTANCE off_x = (lane_number() & 7) - x;
-        const DISTANCE left = d - weights.x * off_x * off_x;
+        for (int j = 0; j < OWN; ++j) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const DISTANCE off_y = (lane_number() >> 3) + 4 * half - y;
-            const DISTANCE room = left - weights.y * off_y * off_y;
-#pragma unroll
-            for (int k = 0; k < SUB_SIDE; ++k) {
-                const DISTANCE off_z = k - z;
-                if (weights.z * off_z * off_z < room) values[8 * half + k] = larger(values[8 * half + k], d);
+            for (int k = 0; k < OWN; ++k) {
+                const bool inside = z + k < size_z && y + j < size_y && x < size_x;
+                DISTANCE* const at = first + (k * size_y + j) * size_x;
+                if (!back) values[OWN * j + k] = inside ? *at : seal_value;
+                if (back && inside) *at = values[OWN * j + k];
             }
         }
     }
 
-    // The centres of a brick, 32 at a time: each lane judges one, those that reach are applied by all.
-    __device__ void visit(const Batch& batch, Index brick) {
-        const Voxel start = batch.brick_from(brick, here);
-        const Index end = batch.ends[brick];
-        for (Index first = end - batch.counts[brick]; first < end; first += WARP) {
-            const Index q = first + lane_number();
-            const DISTANCE d = q < end ? batch.centre_d[q] : 0;
-            const int position = q < end ? batch.centre_position[q] : 0;
-            const DISTANCE z = static_cast<DISTANCE>(start.z + (position >> 6));
-            const DISTANCE y = static_cast<DISTANCE>(start.y + ((position >> 3) & 7));
-            const DISTANCE x = static_cast<DISTANCE>(start.x + (position & 7));
-            const bool reaches = d > least && batch.weights.squared(gap(z, 1, SUB_SIDE), gap(y, 1, SUB_SIDE),
-                                                                    gap(x, 1, SUB_SIDE)) < d;
-            unsigned left = __ballot_sync(ALL_LANES, reaches);
+    __device__ void settle() {
+        DISTANCE mine = values[0];
+#pragma unroll
+        for (int k = 1; k < OWN * OWN; ++k) mine = smaller(mine, values[k]);
+        mine = smaller(mine, __shfl_xor_sync(ALL_LANES, mine, 1));
+        mine = smaller(mine, __shfl_xor_sync(ALL_LANES, mine, 2));
+#pragma unroll
+        for (int o = 0; o < OCTANTS; ++o) least[o] = __shfl_sync(ALL_LANES, mine, 4 * o);
+        lowest = least[0];
+#pragma unroll
+        for (int o = 1; o < OCTANTS; ++o) lowest = smaller(lowest, least[o]);
+    }
+
+    // Whether the open ball around (z, y, x) reaches an octant that it can still raise.
+    __device__ bool useful(DISTANCE z, DISTANCE y, DISTANCE x, DISTANCE d, const Weights& weights) const {
+        DISTANCE near_z[2], near_y[2], near_x[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const DISTANCE gap_z = gap(z - OCTANT_SIDE * half, 1, OCTANT_SIDE);
+            const DISTANCE gap_y = gap(y - OCTANT_SIDE * half, 1, OCTANT_SIDE);
+            const DISTANCE gap_x = gap(x - OCTANT_SIDE * half, 1, OCTANT_SIDE);
+            near_z[half] = weights.z * gap_z * gap_z;
+            near_y[half] = weights.y * gap_y * gap_y;
+            near_x[half] = weights.x * gap_x * gap_x;
+        }
+        bool hit = false;
+#pragma unroll
+        for (int o = 0; o < OCTANTS; ++o) {
+            hit = hit || larger(near_z[o >> 2] + near_y[(o >> 1) & 1] + near_x[o & 1], least[o]) < d;
+        }
+        return hit;
+    }
+
+    // T = max(T, d) where the open ball around (z, y, x) reaches; all lanes of the warp together.
+    __device__ void raise(DISTANCE z, DISTANCE y, DISTANCE x, DISTANCE d, const Weights& weights) {
+        const DISTANCE off_z = own.z - z, off_y = own.y - y, off_x = own.x - x;
+        DISTANCE room = d - weights.x * off_x * off_x - weights.y * off_y * off_y;
+        DISTANCE squared_z[OWN];
+#pragma unroll
+        for (int k = 0; k < OWN; ++k) squared_z[k] = weights.z * (off_z + k) * (off_z + k);
+#pragma unroll
+        for (int j = 0; j < OWN; ++j) {
+#pragma unroll
+            for (int k = 0; k < OWN; ++k) {
+                if (squared_z[k] < room) values[OWN * j + k] = larger(values[OWN * j + k], d);
+            }
+            room -= weights.y * (2 * (off_y + j) + 1);  // w·(off + j + 1)² − w·(off + j)²
+        }
+    }
+
+    // The centres of a brick that starts at `start`, 32 at a time: each lane judges one, the useful ones are applied
+    // by all.
+    __device__ void visit(const Batch& batch, const Place& start, Index first, int count) {
+        for (int done = 0; done < count; done += WARP) {
+            const int mine = done + lane_number();
+            const DISTANCE d = mine < count ? batch.centre_d[first + mine] : 0;
+            const int position = mine < count ? batch.centre_position[first + mine] : 0;
+            unsigned left = __ballot_sync(ALL_LANES, d > lowest && useful(start.z + (position >> 6),
+                                                                          start.y + ((position >> 3) & 7),
+                                                                          start.x + (position & 7), d, batch.weights));
             if (left) {
                 while (left) {
                     const int k = __ffs(static_cast<int>(left)) - 1;
                     left &= left - 1;
-                    raise(__shfl_sync(ALL_LANES, z, k), __shfl_sync(ALL_LANES, y, k), __shfl_sync(ALL_LANES, x, k),
+                    const int chosen = __shfl_sync(ALL_LANES, position, k);
+                    raise(start.z + (chosen >> 6), start.y + ((chosen >> 3) & 7), start.x + (chosen & 7),
                           __shfl_sync(ALL_LANES, d, k), batch.weights);
                 }
                 settle();
             }
-            if (__shfl_sync(ALL_LANES, d, WARP - 1) <= least) break;  // sorted: nothing larger follows
+            if (__shfl_sync(ALL_LANES, d, WARP - 1) <= lowest) break;  // sorted: nothing larger follows
         }
     }
 
     // Bricks in descending order of their largest D, until that cannot raise anything here.
     __device__ void walk(const Batch& batch, const unsigned long long* list, int n) {
-        for (int first = 0; first < n; first += WARP) {
-            const int k = first + lane_number();
-            const unsigned long long key = k < n ? list[k] : 0;
-            if (static_cast<Index>(__shfl_sync(ALL_LANES, key, 0) >> 32) < (static_cast<Index>(least) >> batch.shift)) {
-                break;
-            }
-            const Index brick = static_cast<Index>(key & 0xffffffffull);
+        for (int from = 0; from < n; from += WARP) {
+            if (static_cast<Index>(list[from] >> 32) < (static_cast<Index>(lowest) >> batch.shift)) break;
+            Index first = 0;
+            unsigned brick = 0;
+            DISTANCE top = 0;
+            int count = 0;
             bool reaches = false;
-            if (k < n && batch.brick_max[brick] > least) {
-                const Voxel start = batch.brick_from(brick, here);
-                reaches = batch.weights.between(start.z, start.y, start.x, BRICK_SIDE, SUB_SIDE) <
-                          batch.brick_max[brick];
+            if (from + lane_number() < n) {
+                brick = static_cast<unsigned>(list[from + lane_number()]);
+                top = batch.brick_max[brick];
+                const Place start = batch.brick_from(brick, here);
+                reaches = top > lowest && batch.weights.between(start.z, start.y, start.x, BRICK_SIDE, SUB_SIDE) < top;
+                if (reaches) {
+                    count = batch.counts[brick];
+                    first = batch.ends[brick] - count;
+                }
             }
             unsigned left = __ballot_sync(ALL_LANES, reaches);
             while (left) {
                 const int lane = __ffs(static_cast<int>(left)) - 1;
                 left &= left - 1;
-                const Index chosen = __shfl_sync(ALL_LANES, brick, lane);
-                if (batch.brick_max[chosen] > least) visit(batch, chosen);
+                if (__shfl_sync(ALL_LANES, top, lane) <= lowest) continue;
+                visit(batch, batch.brick_from(__shfl_sync(ALL_LANES, brick, lane), here), __shfl_sync(ALL_LANES, first, lane), __shfl_sync(ALL_LANES, count, lane));
             }
         }
     }
@@ -251,99 +307,102 @@ __device__ void sort_descending(unsigned long long* list, int n) {
 }  // namespace
 
 // A block of GATHER_THREADS threads takes a tile. Cells come largest first (order). Candidate bricks are listed in
-// shared memory; when no more fit, they are sorted and every warp raises its sub-tile by them, then the list is empty.
-extern "C" __global__ void __launch_bounds__(GATHER_THREADS)
+// shared memory; when no more may fit, they are sorted and every warp raises its sub-tile by them, then the list is
+// empty.
+extern "C" __global__ void __launch_bounds__(GATHER_THREADS, BLOCKS_AT_ONCE)
     gather(DISTANCE* radii, long long size_z, long long size_y, long long size_x, long long tiles_y, long long tiles_x,
-           const long long* origin, const long long* cells, long long cell_count, const long long* order,
-           const long long* cell_max, const DISTANCE* brick_max, const unsigned short* counts, const long long* ends,
-           const DISTANCE* centre_d, const unsigned short* centre_position, long long weight_z, long long weight_y,
-           long long weight_x, long long seal_value, long long shift) {
+           const int* cells, long long cell_count, const long long* order, const long long* cell_max,
+           const DISTANCE* brick_max, const unsigned short* counts, const long long* ends, const DISTANCE* centre_d,
+           const unsigned short* centre_position, long long weight_z, long long weight_y, long long weight_x,
+           long long seal_value, long long shift) {
     __shared__ unsigned long long list[CAPACITY];
     __shared__ unsigned reached[WARPS];
     __shared__ DISTANCE leasts[WARPS];
     __shared__ int listed;
+    __shared__ Place here;  // the tile's first voxel
 
     const Weights weights = {static_cast<DISTANCE>(weight_z), static_cast<DISTANCE>(weight_y),
                              static_cast<DISTANCE>(weight_x)};
     const Batch batch = {cells, brick_max, counts, ends, centre_d, centre_position, weights, static_cast<int>(shift)};
     const int warp = threadIdx.x / WARP, lane = lane_number();
-    const Voxel tile = voxel_at(blockIdx.x, tiles_y, tiles_x);
-    const Voxel corner = {tile.z * TILE_SIDE, tile.y * TILE_SIDE, tile.x * TILE_SIDE};
-    const Voxel here = {origin[0] + corner.z, origin[1] + corner.y, origin[2] + corner.x};
-
-    const Index sub_z = corner.z + (warp >> 2) * SUB_SIDE, sub_y = corner.y + ((warp >> 1) & 1) * SUB_SIDE;
-    const Index sub_x = corner.x + (warp & 1) * SUB_SIDE;
-    SubTile sub;
-    sub.here = {origin[0] + sub_z, origin[1] + sub_y, origin[2] + sub_x};
-    const Index x = sub_x + (lane & 7);
-#pragma unroll
-    for (int k = 0; k < 16; ++k) {
-        const Index z = sub_z + (k & 7), y = sub_y + (lane >> 3) + 4 * (k >> 3);
-        const bool inside = z < size_z && y < size_y && x < size_x;
-        sub.values[k] = inside ? radii[flat_index(z, y, x, size_y, size_x)] : static_cast<DISTANCE>(seal_value);
+    if (threadIdx.x == 0) {
+        const Voxel tile = voxel_at(blockIdx.x, tiles_y, tiles_x);
+        here = {static_cast<int>(tile.z) * TILE_SIDE, static_cast<int>(tile.y) * TILE_SIDE,
+                static_cast<int>(tile.x) * TILE_SIDE};
     }
+    __syncthreads();
+    SubTile sub;
+    // Read from shared memory again for the way back: registers are short while balls are raised.
+    const auto locate = [&]() {
+        sub.here = {here.z + (warp >> 2) * SUB_SIDE, here.y + ((warp >> 1) & 1) * SUB_SIDE,
+                    here.x + (warp & 1) * SUB_SIDE};
+    };
+    locate();
+    sub.own = {(lane >> 4) * OCTANT_SIDE, ((lane >> 3) & 1) * OCTANT_SIDE,
+               ((lane >> 2) & 1) * OCTANT_SIDE + (lane & 3)};
+    sub.exchange(radii, size_z, size_y, size_x, static_cast<DISTANCE>(seal_value), false);
     sub.settle();
 
-    DISTANCE tile_least = 0;
-    const auto agree = [&]() {  // the smallest T of the tile, known to all threads; the list is empty afterwards
-        if (lane == 0) leasts[warp] = sub.least;
+    const auto agree = [&]() {  // leasts are known to all threads; the list is empty afterwards
+        if (lane == 0) leasts[warp] = sub.lowest;
         if (threadIdx.x == 0) listed = 0;
         __syncthreads();
-        tile_least = leasts[0];
-        for (int w = 1; w < WARPS; ++w) tile_least = smaller(tile_least, leasts[w]);
-        __syncthreads();
     };
-    const auto work_off = [&](int n) {
-        sort_descending(list, n);
-        sub.walk(batch, list, n);
-        __syncthreads();
-        agree();
-    };
-
     agree();
-    int waiting = 0;
-    for (Index first = 0; first < cell_count; first += GATHER_THREADS) {
-        bool reaches = false, larger_left = false;
-        if (first + threadIdx.x < cell_count) {
-            const Index c = order[first + threadIdx.x];
-            larger_left = cell_max[c] > tile_least;
-            reaches = larger_left &&
-                      weights.between(cells[3 * c] - here.z, cells[3 * c + 1] - here.y, cells[3 * c + 2] - here.x,
-                                      CELL_SIDE, TILE_SIDE) < cell_max[c];
-        }
-        const unsigned found = __ballot_sync(ALL_LANES, reaches);
-        if (lane == 0) reached[warp] = found;
-        if (!__syncthreads_or(larger_left)) break;
-        for (int w = 0; w < WARPS; ++w) {
-            for (unsigned left = reached[w]; left; left &= left - 1) {
-                const Index c = order[first + w * WARP + __ffs(static_cast<int>(left)) - 1];
-                if (cell_max[c] <= tile_least) continue;
-                if (waiting + BRICKS > CAPACITY) {
-                    work_off(waiting);
-                    waiting = 0;
+
+    int next = 0;  // the first cell, in their order, that has not been listed or passed over
+    bool more = true;
+    while (more) {
+        DISTANCE tile_least = leasts[0];
+        for (int w = 1; w < WARPS; ++w) tile_least = smaller(tile_least, leasts[w]);
+        if (tile_least == static_cast<DISTANCE>(seal_value)) return;
+        int waiting = 0;
+        bool tested = false;
+        while (waiting + BRICKS <= CAPACITY) {
+            const int group = next & -GATHER_THREADS;
+            if (!tested) {  // the cells of a group against the tile, one a thread
+                bool larger_left = false, reaches = false;
+                if (group + static_cast<int>(threadIdx.x) < cell_count) {
+                    const Index c = order[group + threadIdx.x];
+                    larger_left = cell_max[c] > tile_least;
+                    reaches = larger_left && weights.between(cells[3 * c] - here.z, cells[3 * c + 1] - here.y,
+                                                             cells[3 * c + 2] - here.x, CELL_SIDE, TILE_SIDE) <
+                                                 cell_max[c];
                 }
+                more = __syncthreads_or(larger_left);  // and all have read the words of the group before
+                if (!more) break;
+                const unsigned found = __ballot_sync(ALL_LANES, reaches);
+                if (lane == 0) reached[warp] = found;
+                __syncthreads();
+                tested = true;
+            }
+            const unsigned in_reach = reached[(next - group) / WARP] >> (next % WARP);
+            next = in_reach ? next + __ffs(static_cast<int>(in_reach)) - 1 : (next | (WARP - 1)) + 1;
+            if (in_reach) {
+                const unsigned first = static_cast<unsigned>(order[next]) * BRICKS;
                 for (int b = threadIdx.x; b < BRICKS; b += GATHER_THREADS) {
-                    const Index brick = c * BRICKS + b;
-                    const DISTANCE top = brick_max[brick];
+                    const DISTANCE top = brick_max[first + b];
                     if (top <= tile_least) continue;
-                    const Voxel start = batch.brick_from(brick, here);
+                    const Place start = batch.brick_from(first + b, here);
                     if (weights.between(start.z, start.y, start.x, BRICK_SIDE, TILE_SIDE) >= top) continue;
                     list[atomicAdd(&listed, 1)] =
-                        (static_cast<unsigned long long>(static_cast<Index>(top) >> shift) << 32) |
-                        static_cast<unsigned long long>(brick);
+                        (static_cast<unsigned long long>(static_cast<Index>(top) >> shift) << 32) | (first + b);
                 }
+                ++next;
                 __syncthreads();
                 waiting = listed;
                 __syncthreads();
             }
+            tested = next % GATHER_THREADS != 0;
         }
-        __syncthreads();  // before the next cells are written to `reached`
+        if (waiting) {
+            sort_descending(list, waiting);
+            sub.walk(batch, list, waiting);
+            __syncthreads();
+            agree();
+        }
     }
-    if (waiting) work_off(waiting);
 
-#pragma unroll
-    for (int k = 0; k < 16; ++k) {
-        const Index z = sub_z + (k & 7), y = sub_y + (lane >> 3) + 4 * (k >> 3);
-        if (z < size_z && y < size_y && x < size_x) radii[flat_index(z, y, x, size_y, size_x)] = sub.values[k];
-    }
+    locate();
+    sub.exchange(radii, size_z, size_y, size_x, static_cast<DISTANCE>(seal_value), true);
 }
