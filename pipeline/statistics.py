@@ -53,11 +53,11 @@ def thickness_statistics(
         "voxel_size_um": [float(v) for v in voxel_size.um],
         "unit_um": voxel_size.unit_um,
         "volume_voxels": int(volume_voxels),
-        **_described(whole, voxel_size),
+        **described(whole, voxel_size),
     }
     if regions:
         result["regions"] = {
-            str(label): _described(tally.of_label(label), voxel_size) for label in tally.labels() if label != 0
+            str(label): described(tally.of_label(label), voxel_size) for label in tally.labels() if label != 0
         }
     if not whole.voxels.size:
         result["reasons"] = {"largest_squared_radius": NO_FOREGROUND, "thickness_um": NO_FOREGROUND}
@@ -85,18 +85,20 @@ def write_histogram_csv(path: Path, tally: Tally, unit_um: float) -> None:
     write_whole(path, "\n".join(lines) + "\n")
 
 
-def _described(histogram: Histogram, voxel_size: VoxelSize) -> Statistics:
+def described(histogram: Histogram, voxel_size: VoxelSize) -> Statistics:
+    """Voxels, volume and thickness of one structure; see thickness_statistics."""
     count = int(histogram.voxels.sum())
     voxel_um3 = math.prod((Fraction(repr(float(v))) for v in voxel_size.um), start=Fraction(1))
     return {
         "foreground_voxels": count,
         "volume_um3": float(count * voxel_um3),
         "largest_squared_radius": int(histogram.squared_radius[-1]) if count else None,
-        "thickness_um": _distribution(histogram, voxel_size.unit_um),
+        "thickness_um": distribution(histogram, voxel_size.unit_um),
     }
 
 
-def _distribution(histogram: Histogram, unit_um: float) -> Statistics:
+def distribution(histogram: Histogram, unit_um: float) -> Statistics:
+    """The thickness_um part of statistics.json; None for every value where there is no voxel."""
     names = ("mean", "standard_deviation", "minimum", "maximum")
     log_names = ("log_mean", "log_variance", "lognormal_median", "lognormal_mode")
     if not histogram.voxels.size:

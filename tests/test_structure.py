@@ -30,6 +30,7 @@ DOORS = {
     "nibabel": ("pipeline.volume",),
     "matplotlib": ("pipeline.report",),
     "jinja2": ("pipeline.report",),
+    "cc3d": ("pipeline.components",),
     "numba": ("pipeline.kernels", "workflows.phantom"),
     "cupy": ("pipeline.kernels", "cluster.cards"),
     "cupyx": ("pipeline.device",),

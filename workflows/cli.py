@@ -10,12 +10,37 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.local import Workers, default_workers, open_cluster
-from pipeline.engine import Client, Progress
+from cluster.local import default_workers, open_cluster
 from pipeline.errors import InputError, VoxcaliperError
-from pipeline.geometry import Index, VoxelSize
+from pipeline.geometry import VoxelSize
+from workflows import comparison_commands
 from workflows.config import ThicknessConfig
-from workflows.progress import Reporter, reporter
+from workflows.options import (
+    BlockOption,
+    BorderOption,
+    DeviceOption,
+    KeepOption,
+    LabelOption,
+    LevelOption,
+    MapOption,
+    MaskArgument,
+    QuietOption,
+    RegionsOption,
+    RunOption,
+    SchedulerOption,
+    ThresholdOption,
+    VoxelSizeOption,
+    WorkersOption,
+    block_shape_of,
+    border_of,
+    device_of,
+    introduce,
+    say,
+    threshold_of,
+    told,
+    voxel_size_of,
+)
+from workflows.progress import reporter
 
 app = typer.Typer(
 no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -24,78 +49,12 @@ INTERRUPTED = 130
 """The exit code that typer gives a KeyboardInterrupt, as shells do."""
 
 
-def numbers(text: str, *, name: str, counts: tuple[int, ...]) -> tuple[float, ...]:
-    """The numbers of a comma-separated option."""
-    try:
-        values = tuple(float(part) for part in text.replace(" ", ",").split(",") if part)
-    except ValueError as error:
-        raise InputError(f"{name} takes numbers separated by commas, but {text!r} was given.") from error
-    if len(values) not in counts:
-        raise InputError(f"{name} takes {' or '.join(map(str, counts))} values, but {text!r} has {len(values)}.")
-    return values
-
-
-def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
-    """--voxel-size-um: one length or three (z, y, x), in µm."""
-    if text is None:
-        return None
-    values = numbers(text, name="--voxel-size-um", counts=(1, 3))
-    z, y, x = values * (3 // len(values))
-    return VoxelSize((z, y, x)).um
-
-
-def block_shape_of(text: str | None) -> Index | None:
-    """--block-shape: one side or three (z, y, x), in voxels."""
-    if text is None:
-        return None
-    values = numbers(text, name="--block-shape", counts=(1, 3))
-    if any(not value.is_integer() or value < 1 for value in values):
-        raise InputError(f"--block-shape takes whole numbers of at least 1, but {text!r} was given.")
-    z, y, x = (int(value) for value in values * (3 // len(values)))
-    return z, y, x
-
-
-def threshold_of(text: str | None) -> tuple[float] | tuple[float, float] | None:
-    """--threshold: LOW or LOW,HIGH, in grey values."""
-    if text is None:
-        return None
-    low, *high = numbers(text, name="--threshold", counts=(1, 2))
-    return (low, high[0]) if high else (low,)
-
-
-MaskArgument = Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array (path or URL) with the mask.")]
-RunOption = Annotated[Path, typer.Option("--run", help="Folder of the run: configuration, ledger, log and results.")]
-LevelOption = Annotated[int, typer.Option(help="Level of the pyramid to measure.", min=0)]
-LabelOption = Annotated[int | None, typer.Option(help="Foreground is this value (default: any value but 0).")]
-ThresholdOption = Annotated[
-    str | None, typer.Option(metavar="LOW[,HIGH]", help="Foreground is LOW < value (≤ HIGH), for grey volumes.")
-]
-VoxelSizeOption = Annotated[
-    str | None, typer.Option("--voxel-size-um", metavar="UM|Z,Y,X", help="Voxel size; default: from the metadata.")
-]
-BorderOption = Annotated[str, typer.Option(help="What lies outside of the volume: unknown or closed (background).")]
-RegionsOption = Annotated[str | None, typer.Option(help="Label volume of the same grid: statistics per label too.")]
-MapOption = Annotated[str, typer.Option("--map", help="What to store: thickness (µm), squared-radius or none.")]
-BlockOption = Annotated[
-    str | None, typer.Option("--block-shape", metavar="N|Z,Y,X", help="Voxels of a block; default: from the memory.")
-]
-WorkersOption = Annotated[int | None, typer.Option(help="Worker processes; default: one per core.", min=1)]
-SchedulerOption = Annotated[str | None, typer.Option(help="Address of a running Dask scheduler to use instead.")]
-DeviceOption = Annotated[str, typer.Option(help="Where the kernels run: auto (GPU where there is one), cpu or gpu.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")]
-KeepOption = Annotated[bool, typer.Option("--keep-scratch", help="Keep the intermediate files.")]
-
-
 def _config(
     mask: str, level: int, label: int | None, threshold: str | None, voxel_size_um: str | None, border: str,
     regions: str | None, map_kind: str, block_shape: str | None, device: str, *, keep_scratch: bool,
 ) -> ThicknessConfig:  # fmt: skip
-    if border not in ("unknown", "closed"):
-        raise InputError(f"--border must be unknown or closed, but {border!r} was given.")
     if map_kind not in ("thickness", "squared-radius", "none"):
         raise InputError(f"--map must be thickness, squared-radius or none, but {map_kind!r} was given.")
-    if device not in ("auto", "cpu", "gpu"):
-        raise InputError(f"--device must be auto, cpu or gpu, but {device!r} was given.")
     from pipeline.volume.opening import absolute_location
 
     return ThicknessConfig(
@@ -104,25 +63,13 @@ def _config(
         label=label,
         threshold=threshold_of(threshold),
         voxel_size_um=voxel_size_of(voxel_size_um),
-        border=border,
+        border=border_of(border),
         regions=absolute_location(regions) if regions is not None else None,
         map=map_kind,
         block_shape=block_shape_of(block_shape),
-        device=device,
+        device=device_of(device),
         keep_scratch=keep_scratch,
     )
-
-
-def _told(progress: Reporter) -> Any:
-    def tell(step: Progress) -> None:
-        progress.stage(step.stage, step.blocks, step.of_blocks, step.voxels, step.of_voxels)
-
-    return tell
-
-
-def _say(text: str, *, quiet: bool = False) -> None:
-    if not quiet:
-        print(text, file=sys.stderr, flush=True)
 
 
 @app.command()
@@ -146,17 +93,11 @@ def thickness(
     if scheduler is None:
         start_early = start(config, run, default_workers(workers, config.device))
     with open_cluster(scheduler=scheduler, workers=workers, device=config.device) as (client, offer):
-        _introduce(client, offer, quiet=quiet)
+        introduce(client, offer, quiet=quiet)
         folder, job = start_early if scheduler is None else start(config, run, offer)
         with folder.locked(), reporter(quiet=quiet) as progress:
-            statistics = execute(client, offer, folder, job, report=_told(progress), say=_say)
+            statistics = execute(client, offer, folder, job, report=told(progress), say=say)
     _print_results(folder.path, statistics)
-
-
-def _introduce(client: Client, offer: Workers, *, quiet: bool) -> None:
-    cards = ", ".join(sorted({card.name for card in offer.cards}))
-    _say(f"device    {f'GPU ({len(offer.cards)} × {cards})' if cards else 'CPU'}", quiet=quiet)
-    _say(f"dashboard {client.dashboard_link}", quiet=quiet)
 
 
 @app.command()
@@ -171,16 +112,24 @@ def resume(
     folder = open_run_folder(run)
     if folder.is_complete:
         tidy(folder)
-        _say(f"{run} is complete already; its report is {folder.report}")
+        say(f"{run} is complete already; its report is {folder.report}")
         return
-    device = folder.config().device
+    device = folder.common.device
     with folder.locked(), open_cluster(scheduler=scheduler, workers=workers, device=device) as (client, offer):
-        _introduce(client, offer, quiet=quiet)
+        introduce(client, offer, quiet=quiet)
+        if folder.workflow != "thickness":
+            comparison_commands.go_on(client, offer, folder, quiet=quiet)
+            return
         job = reopen(folder, offer)
         with reporter(quiet=quiet) as progress:
-            statistics = execute(client, offer, folder, job, report=_told(progress), say=_say)
+            statistics = execute(client, offer, folder, job, report=told(progress), say=say)
     _print_results(folder.path, statistics)
 
+
+app.command()(comparison_commands.compare)
+app.command()(comparison_commands.statistics)
+app.command()(comparison_commands.detect)
+app.command()(comparison_commands.score_detections)
 
 plan_app = typer.Typer(help="Show what a run would do, and refuse what does not fit.", no_args_is_help=True)
 app.add_typer(plan_app, name="plan")
@@ -211,6 +160,9 @@ def plan_thickness(
         job = choose_blocks(job, nowhere, offer)
     print(describe_plan(job, make_plan(job), offer))
     check_memory(job, offer)
+
+
+plan_app.command("compare")(comparison_commands.plan_comparison)
 
 
 @app.command()
@@ -265,7 +217,7 @@ def demo(
     """Measure a vascular phantom of known diameters and compare."""
     from workflows.demonstrate import demonstrate
 
-    shown = demonstrate(folder, side=side, workers=workers, quiet=quiet, say=lambda text: _say(text, quiet=quiet))
+    shown = demonstrate(folder, side=side, workers=workers, quiet=quiet, say=lambda text: say(text, quiet=quiet))
     _print_results(shown.run.path, shown.statistics)
     diameters = [row.designed_um for row in shown.comparison.rows]
     print(f"phantom     {len(diameters)} tubes of {min(diameters):.4g} to {max(diameters):.4g} µm; the mean thickness")

@@ -1,4 +1,4 @@
-"""What a thickness run was asked to do, and the plan made of it. Both are files in the run folder."""
+"""What a run was asked to do, and the plan made of it. Both are files in the run folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from cluster.local import DeviceChoice
+from pipeline.comparison import PARTS, ObjectKind, Part
 from pipeline.device import Device
 from pipeline.errors import InputError
 from pipeline.geometry import Index
@@ -21,21 +22,26 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ThicknessConfig(_Frozen):
-    """One thickness run. Locations are paths or fsspec URLs; voxel_size_um is (z, y, x), None: from the metadata."""
+class RunConfig(_Frozen):
+    """What every kind of run has. level : of the pyramids; voxel_size_um : (z, y, x), None: from the metadata."""
 
-    workflow: Literal["thickness"] = "thickness"
-    mask: str
     level: int = 0
-    label: int | None = None
-    threshold: tuple[float] | tuple[float, float] | None = None
     voxel_size_um: tuple[float, float, float] | None = None
-    border: Border = "unknown"
-    regions: str | None = None
-    map: MapKind = "thickness"
     block_shape: Index | None = None
     device: DeviceChoice = "auto"
     keep_scratch: bool = False
+
+
+class ThicknessConfig(RunConfig):
+    """One thickness run. Locations are paths or fsspec URLs."""
+
+    workflow: Literal["thickness"] = "thickness"
+    mask: str
+    label: int | None = None
+    threshold: tuple[float] | tuple[float, float] | None = None
+    border: Border = "unknown"
+    regions: str | None = None
+    map: MapKind = "thickness"
 
     @property
     def foreground(self) -> Foreground:
@@ -46,6 +52,27 @@ class ThicknessConfig(_Frozen):
         if self.threshold is not None:
             return Foreground.threshold(*self.threshold)
         return Foreground.nonzero()
+
+
+class ComparisonConfig(RunConfig):
+    """One comparison of a prediction with a reference, or (prediction None) a description of the labels of one volume.
+
+    labels : those that are compared, None for all. tolerances_um : of the normalised surface distance.
+    boundary_widths : of the boundary IoU, in voxels. maps : whether maps of thickness are stored.
+    """
+
+    workflow: Literal["compare", "statistics"] = "compare"
+    reference: str
+    prediction: str | None
+    image: str | None = None
+    regions: str | None = None
+    labels: tuple[int, ...] | None = None
+    tolerances_um: tuple[float, ...] = (0.0,)
+    boundary_widths: tuple[int, ...] = (1, 2)
+    parts: tuple[Part, ...] = PARTS
+    objects: ObjectKind = "none"
+    border: Border = "unknown"
+    maps: bool = True
 
 
 class StagePlan(_Frozen):
@@ -73,3 +100,17 @@ class ThicknessPlan(_Frozen):
     scratch_bytes: int
     mask_identity: dict[str, object]
     regions_identity: dict[str, object] | None
+
+
+class ComparisonPlan(_Frozen):
+    """How a comparison will be done. Sizes are in voxels (z, y, x) and bytes before compression."""
+
+    shape: Index
+    voxel_size_um: tuple[float, float, float]
+    block_shape: Index
+    blocks: Index
+    device: Device = "cpu"
+    stages: tuple[StagePlan, ...]
+    source_bytes: int
+    map_bytes: int
+    identities: dict[str, dict[str, object]]

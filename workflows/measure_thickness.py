@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pipeline import centres, device, distance, thickness
 from pipeline.device import Host
-from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch, run_stage
+from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, Index
 from pipeline.job import ThicknessJob
@@ -32,7 +32,8 @@ from pipeline.kernels import tally as tally_kernels
 from pipeline.parcels import open_parcel, write_parcel
 from pipeline.tally import Tally, merge
 from pipeline.volume.opening import Volume
-from pipeline.volume.writing import create_multiscale
+from pipeline.volume.writing import Multiscale, create_multiscale
+from workflows.stages import Conclusion, run_stages
 
 Array = npt.NDArray[Any]
 
@@ -159,69 +160,69 @@ def stages(job: ThicknessJob) -> list[Stage]:
 
 
 def measure(client: Client, job: ThicknessJob, *, report: Callable[[Progress], None]) -> dict[str, dict[str, Any]]:
-    """Run every stage that is not finished; returns the totals of each, in order.
-
-    The first error ends the run; what is finished stays, and running again goes on from there.
-    """
+    """Run every stage that is not finished; returns the totals of each, in order."""
     job.ledger.sweep()
     if job.map is not None and not job.map.path.exists():
         create_map(job)
-    all_totals: dict[str, dict[str, Any]] = {}
-    for stage in stages(job):
-        totals = job.ledger.stage_totals(stage.name)
-        if totals is None or not job.ledger.is_whole(stage.name, stage.grid) or not _is_noted(job, stage):
-            totals = _run(client, stage, job, report)
-            job.ledger.finish_stage(stage.name, totals)
-        all_totals[stage.name] = totals
-    return all_totals
+    conclusions: dict[str, Callable[[], Conclusion]] = {
+        "mask": partial(_Foreground, job),
+        centres.STAGE: partial(_Reach, job),
+    }
+    return run_stages(client, job, stages(job), report=report, conclusions=conclusions)
 
 
-def _is_noted(job: ThicknessJob, stage: Stage) -> bool:
-    """Whether what a finished stage left for all blocks together is readable."""
-    if stage.name != centres.STAGE:
+class _Foreground(Conclusion):
+    """Foreground voxels of the volume; without any background there is no distance."""
+
+    def __init__(self, job: ThicknessJob) -> None:
+        self.job = job
+        self.voxels = 0
+
+    def absorb(self, block: Index, summary: Mapping[str, Any]) -> None:
+        self.voxels += summary["foreground_voxels"]
+
+    def conclude(self, totals: dict[str, Any]) -> dict[str, Any]:
+        check_background(self.job, self.voxels)
+        return {**totals, "foreground_voxels": self.voxels}
+
+
+class _Reach(Conclusion):
+    """The largest kept squared distance of every block."""
+
+    def __init__(self, job: ThicknessJob) -> None:
+        self.job = job
+        self.largest: dict[Index, int] = {}
+
+    def absorb(self, block: Index, summary: Mapping[str, Any]) -> None:
+        self.largest[block] = summary["largest"]
+
+    def conclude(self, totals: dict[str, Any]) -> dict[str, Any]:
+        note_reach(self.job, self.largest)
+        return totals
+
+    def is_noted(self) -> bool:
+        try:
+            read_reach(self.job)
+        except (FileNotFoundError, StorageError):
+            return False
         return True
-    try:
-        read_reach(job)
-    except (FileNotFoundError, StorageError):
-        return False
-    return True
 
 
 def create_map(job: ThicknessJob) -> None:
-    """The empty map, in its place only when its metadata are whole."""
+    """The empty map of a job."""
     assert job.map is not None
-    draft = job.map.path.with_name(job.map.path.name + ".partial")
+    create_whole(job.map, {"voxcaliper": {"map": job.map_kind, "unit_um": job.voxel_size.unit_um}})
+
+
+def create_whole(image: Multiscale, attributes: dict[str, Any]) -> None:
+    """An empty image, in its place only when its metadata are whole."""
+    draft = image.path.with_name(image.path.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
-    m = job.map
     create_multiscale(
-        draft, shape=m.shape, dtype=m.dtype, voxel_size=m.voxel_size, block_shape=m.block_shape, name=m.name,
-        reducer=m.reducer, attributes={"voxcaliper": {"map": job.map_kind, "unit_um": job.voxel_size.unit_um}},
+        draft, shape=image.shape, dtype=image.dtype, voxel_size=image.voxel_size, block_shape=image.block_shape,
+        name=image.name, reducer=image.reducer, attributes=attributes,
     )  # fmt: skip
-    draft.rename(m.path)
-
-
-def _run(client: Client, stage: Stage, job: ThicknessJob, report: Callable[[Progress], None]) -> dict[str, Any]:
-    """One stage, and what the stages after it need to know of all its blocks."""
-    if stage.name == "mask":
-        foreground = 0
-
-        def count(_block: Index, summary: Mapping[str, Any]) -> None:
-            nonlocal foreground
-            foreground += summary["foreground_voxels"]
-
-        totals = run_stage(client, stage, job, absorb=count, report=report)
-        check_background(job, foreground)
-        return {**totals, "foreground_voxels": foreground}
-    if stage.name == "centres":
-        largest: dict[Index, int] = {}
-
-        def note(block: Index, summary: Mapping[str, Any]) -> None:
-            largest[block] = summary["largest"]
-
-        totals = run_stage(client, stage, job, absorb=note, report=report)
-        note_reach(job, largest)
-        return totals
-    return run_stage(client, stage, job, absorb=lambda _block, _summary: None, report=report)
+    draft.rename(image.path)
 
 
 def check_background(job: ThicknessJob, foreground_voxels: int) -> None:

@@ -104,9 +104,9 @@ def choose_blocks(job: ThicknessJob, run: Path, workers: Workers, *, below: int 
     They are aligned to the source. below : only blocks of smaller sides than this are tried.
     """
     unit = job.mask.shard_shape or job.mask.chunk_shape
-    smallest = with_blocks(job, _fitted(BLOCK_SIDES[-1], unit), run)
+    smallest = with_blocks(job, fitted(BLOCK_SIDES[-1], unit), run)
     for side in (side for side in BLOCK_SIDES if side < below):
-        candidate = with_blocks(job, _fitted(side, unit), run)
+        candidate = with_blocks(job, fitted(side, unit), run)
         few = len(candidate.grid) < BLOCKS_PER_THREAD * workers.threads and len(candidate.grid) < len(smallest.grid)
         if few and max(candidate.grid.block_shape) > SMALLEST_SIDE_FOR_SPREAD:
             continue
@@ -123,7 +123,7 @@ def usable_bytes(workers: Workers) -> int:
     return int(min(card.free_bytes for card in workers.cards) * POOL_SHARE)
 
 
-def _fitted(side: int, unit: Index) -> Index:
+def fitted(side: int, unit: Index) -> Index:
     """A block of about this side, whole units of the source where the units are not larger than it."""
     z, y, x = (side // u * u if 16 <= u <= side else side for u in unit)
     return z, y, x
@@ -137,8 +137,8 @@ def check_memory(job: ThicknessJob, workers: Workers) -> None:
     if total > workers.memory_bytes:
         shape = "×".join(map(str, job.grid.block_shape))
         raise PlanError(
-            f"A block of {shape} voxels does not fit: a task of stage {stage} takes up to {_gib(needed[stage])} and its"
-            f" worker {_gib(WORKER_BYTES)}, together {_gib(total)}, but each task has {_gib(workers.memory_bytes)}"
+            f"A block of {shape} voxels does not fit: a task of stage {stage} takes up to {gib(needed[stage])} and its"
+            f" worker {gib(WORKER_BYTES)}, together {gib(total)}, but each task has {gib(workers.memory_bytes)}"
             f" ({workers.count} workers, {workers.threads} threads); choose a smaller --block-shape or fewer --workers."
         )
     if job.device == "gpu":
@@ -148,8 +148,8 @@ def check_memory(job: ThicknessJob, workers: Workers) -> None:
             card = min(workers.cards, key=lambda card: card.free_bytes)
             raise PlanError(
                 f"A block of {'×'.join(map(str, job.grid.block_shape))} voxels does not fit the {card.name}: {SLOTS} at"
-                f" a time, each up to {_gib(on_card[stage])} in stage {stage}, take {_gib(SLOTS * on_card[stage])}, but"
-                f" {_gib(usable_bytes(workers))} of it can be used ({_gib(card.free_bytes)} are free); choose a smaller"
+                f" a time, each up to {gib(on_card[stage])} in stage {stage}, take {gib(SLOTS * on_card[stage])}, but"
+                f" {gib(usable_bytes(workers))} of it can be used ({gib(card.free_bytes)} are free); choose a smaller"
                 " --block-shape, or end what else runs on the card."
             )
 
@@ -207,23 +207,23 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
     spacing = ", ".join(f"{v:g}" for v in plan.voxel_size_um)
     share = worst / math.prod(plan.block_shape)
     rows = {
-        "mask": f"{job.mask.name}: {_times(plan.shape)} voxels, {job.mask.dtype}, {job.foreground.describe()}",
+        "mask": f"{job.mask.name}: {times(plan.shape)} voxels, {job.mask.dtype}, {job.foreground.describe()}",
         "voxel size": f"{spacing} µm (z, y, x)",
         "distances": f"{job.dtype} in ({plan.unit_um:g} µm)², weights {', '.join(map(str, plan.weights))}",
         "border": job.border,
-        "blocks": f"{_times(plan.blocks)} = {math.prod(plan.blocks):,} of {_times(plan.block_shape)} voxels",
-        "read": f"{_gib(plan.source_bytes)} of voxels, decoded ({plan.source_bytes / voxels:.2f} bytes a voxel)",
-        "write": f"map {_gib(plan.map_bytes)}, scratch about {_gib(plan.scratch_bytes)}, before compression",
-        "memory": f"{_gib(worst)} a task ({share:.1f} bytes a voxel of a block) + {_gib(WORKER_BYTES)} a worker",
-        "available": f"{_gib(workers.memory_bytes)} for each of {workers.threads} threads on {workers.description}",
+        "blocks": f"{times(plan.blocks)} = {math.prod(plan.blocks):,} of {times(plan.block_shape)} voxels",
+        "read": f"{gib(plan.source_bytes)} of voxels, decoded ({plan.source_bytes / voxels:.2f} bytes a voxel)",
+        "write": f"map {gib(plan.map_bytes)}, scratch about {gib(plan.scratch_bytes)}, before compression",
+        "memory": f"{gib(worst)} a task ({share:.1f} bytes a voxel of a block) + {gib(WORKER_BYTES)} a worker",
+        "available": f"{gib(workers.memory_bytes)} for each of {workers.threads} threads on {workers.description}",
     }
     rows["device"] = _describe_device(job, plan, workers)
     lines = [f"{name:<12}{text}" for name, text in rows.items()]
     on_gpu = plan.device == "gpu"
     lines.append("stages        tasks  memory a task" + ("  on the card" if on_gpu else ""))
     lines += [
-        f"  {stage.name:<12}{stage.tasks:>7,}{_gib(stage.memory_bytes):>15}"
-        + (f"{_gib(stage.card_bytes):>13}" if on_gpu else "")
+        f"  {stage.name:<12}{stage.tasks:>7,}{gib(stage.memory_bytes):>15}"
+        + (f"{gib(stage.card_bytes):>13}" if on_gpu else "")
         for stage in plan.stages
     ]
     return "\n".join(lines)
@@ -236,14 +236,16 @@ def _describe_device(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -
     share = worst / math.prod(job.grid.block_shape)
     names = ", ".join(sorted({card.name for card in workers.cards}))
     return (
-        f"GPU, {len(workers.cards)} × {names}: {SLOTS} blocks at a time of {_gib(worst)} ({share:.1f} bytes a voxel),"
-        f" of {_gib(usable_bytes(workers))} that can be used"
+        f"GPU, {len(workers.cards)} × {names}: {SLOTS} blocks at a time of {gib(worst)} ({share:.1f} bytes a voxel),"
+        f" of {gib(usable_bytes(workers))} that can be used"
     )
 
 
-def _times(shape: Index) -> str:
+def times(shape: Index) -> str:
+    """A shape as a person reads it."""
     return " × ".join(f"{n:,}" for n in shape)
 
 
-def _gib(value: float) -> str:
+def gib(value: float) -> str:
+    """Bytes as a person reads them."""
     return f"{value / 2**30:.2f} GiB" if value >= 0.1 * 2**30 else f"{value / 2**20:.1f} MiB"

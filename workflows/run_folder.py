@@ -3,7 +3,8 @@
 run.json          what was asked                 plan.json   how it is done
 ledger/           what is finished (see pipeline.ledger); only totals remain when the run is complete
 run.log           what happened                  lock        held while a process works on the run
-thickness.ome.zarr  statistics.json  histogram.csv  report.html  provenance.json   the results
+thickness.ome.zarr  statistics.json  histogram.csv  report.html  provenance.json   the results of a thickness run
+comparison.json  comparison.csv  report.html  provenance.json  *.ome.zarr          those of a comparison
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import RunError, StorageError
 from pipeline.files import PARTIAL, write_json
 from pipeline.job import ledger_of
-from workflows.config import ThicknessConfig, ThicknessPlan
+from workflows.config import ComparisonConfig, ComparisonPlan, RunConfig, ThicknessConfig, ThicknessPlan
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -73,11 +74,31 @@ class RunFolder:
         """Provenance is written last."""
         return self.provenance.exists()
 
+    @property
+    def workflow(self) -> str:
+        """Which kind of run it is: thickness, compare or statistics."""
+        return _load(_Header, self.path / "run.json").workflow
+
+    @property
+    def common(self) -> RunConfig:
+        """What the configuration of every kind of run has."""
+        return _load(_Header, self.path / "run.json")
+
     def config(self) -> ThicknessConfig:
+        """The configuration of a thickness run."""
         return _load(ThicknessConfig, self.path / "run.json")
 
     def plan(self) -> ThicknessPlan:
+        """The plan of a thickness run."""
         return _load(ThicknessPlan, self.path / "plan.json")
+
+    def comparison_config(self) -> ComparisonConfig:
+        """The configuration of a comparison."""
+        return _load(ComparisonConfig, self.path / "run.json")
+
+    def comparison_plan(self) -> ComparisonPlan:
+        """The plan of a comparison."""
+        return _load(ComparisonPlan, self.path / "plan.json")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -124,6 +145,11 @@ class RunFolder:
             handler.close()
 
 
+class _Header(RunConfig):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    workflow: str
+
+
 def _load(kind: type[Model], path: Path) -> Model:
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
@@ -137,7 +163,7 @@ def _load(kind: type[Model], path: Path) -> Model:
         raise RunError(f"{path} is not valid ({where}: {first['msg']}); restore it or start a new run.") from error
 
 
-def create_run(path: Path, config: ThicknessConfig, plan: ThicknessPlan) -> RunFolder:
+def create_run(path: Path, config: RunConfig, plan: BaseModel) -> RunFolder:
     """A new run folder with its configuration and plan. Raises RunError where something is there already."""
     run = RunFolder(Path(os.path.abspath(path)))
     if (run.path / "run.json").exists():
@@ -161,12 +187,12 @@ def _is_strange(path: Path) -> bool:
 
 def tidy(run: RunFolder) -> None:
     """Remove the scratch of a complete run, unless it was asked for."""
-    if not run.config().keep_scratch:
+    if not run.common.keep_scratch:
         ledger_of(run.path).forget_scratch()
 
 
 def open_run_folder(path: Path) -> RunFolder:
     """An existing run folder."""
     run = RunFolder(Path(os.path.abspath(path)))
-    run.config()
+    run.common  # noqa: B018  raises RunError where it is none
     return run

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import platform
-import socket
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.local import Workers
-from pipeline.device import Device
 from pipeline.errors import RunError, StorageError
 from pipeline.files import write_json
 from pipeline.geometry import Box
@@ -32,13 +26,10 @@ from pipeline.report import (
 )
 from pipeline.statistics import thickness_statistics, write_histogram_csv, write_statistics
 from pipeline.tally import Tally
-from workflows.config import ALGORITHM_VERSION
 from workflows.measure_thickness import merged_tally
+from workflows.provenance import circumstances, shown_circumstances
 from workflows.run_folder import RunFolder
 
-PACKAGES = ("voxcaliper", "numpy", "zarr", "numcodecs", "dask", "distributed", "ome-zarr-models")
-BACK_ENDS = {"cpu": ("numba",), "gpu": ("cupy-cuda12x", "cupy-cuda13x")}
-"""What compiles the kernels of a device, by its distribution's name; on a GPU one of several."""
 SLICE_PIXELS = 1024
 """Slices of the report come from the finest level of the map whose longest axis is not longer than this."""
 
@@ -96,37 +87,16 @@ def _provenance(
     stored = job.mask.stored_objects()
     missing = None if stored is None or job.mask.every_chunk_stored else max(0, len(job.mask.objects) - stored[0])
     return {
-        "algorithm_version": ALGORITHM_VERSION,
-        "completed": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds_of_last_process": round(seconds, 3),
+        **circumstances(totals, workers, job.device, seconds),
         "configuration": run.config().model_dump(mode="json"),
         "plan": plan.model_dump(mode="json"),
         "input": {**job.mask.identity(), "format": job.mask.format, "objects_missing_read_as_fill_value": missing},
-        "stages": totals,
         "tasks_per_block": sum(stage["tasks"] for stage in totals.values()) / len(job.grid),
         "bytes_read_per_voxel": {
             "source": plan.source_bytes / voxels,
             "scratch": sum(stage["scratch_bytes_read"] for stage in totals.values()) / voxels,
         },
-        "workers": {
-            "processes": workers.count,
-            "threads": workers.threads,
-            "where": workers.description,
-            "device": job.device,
-            "cards": [card.name for card in workers.cards],
-        },
-        "versions": {"python": platform.python_version(), **_versions(job.device)},
-        "host": {"name": socket.gethostname(), "system": platform.platform(), "machine": platform.machine()},
     }
-
-
-def _versions(device: Device) -> dict[str, str]:
-    """Of the packages that took part and are installed here; workers of a cluster may have others."""
-    found = {}
-    for name in (*PACKAGES, *BACK_ENDS[device]):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def _report(
@@ -146,11 +116,7 @@ def _report(
         "Bytes read per voxel": "source {source:.2f}, scratch {scratch:.2f}".format(
             **provenance["bytes_read_per_voxel"]
         ),
-        "Workers": f"{provenance['workers']['processes']} processes",
-        "Device": _device(provenance["workers"], totals),
-        "Versions": ", ".join(f"{name} {number}" for name, number in provenance["versions"].items()),
-        "Algorithm version": str(ALGORITHM_VERSION),
-        "Completed": provenance["completed"],
+        **shown_circumstances(provenance),
     }
     if job.regions is not None:
         shown["Regions"] = job.regions.name
@@ -171,16 +137,6 @@ def _report(
         ],
         provenance=shown,
         comparison=compare(statistics) if compare else None,
-    )
-
-
-def _device(workers: Mapping[str, Any], totals: Mapping[str, Mapping[str, Any]]) -> str:
-    if workers["device"] == "cpu":
-        return "CPU"
-    retries = sum(stage["card_retries"] for stage in totals.values())
-    cards = ", ".join(sorted(set(workers["cards"])))
-    return f"GPU, {len(workers['cards'])} × {cards}" + (
-        f"; {retries} tasks were tried once more for want of its memory" if retries else ""
     )
 
 

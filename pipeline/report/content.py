@@ -84,3 +84,79 @@ class ReportContent:
     timings: Sequence[Timing]
     provenance: Mapping[str, str]
     comparison: Comparison | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedSlice:
+    """A plane of two segmentations.
+
+    plane, position_um, spacing_um : as of Slice.
+    reference, prediction : labels (row, column), integers or bool, 0 on background.
+    reference_thickness_um, prediction_thickness_um : float32 (row, column), 0 on background; None where thickness was
+        not measured.
+    """
+
+    plane: str
+    position_um: float
+    reference: NDArray[Any]
+    prediction: NDArray[Any]
+    spacing_um: tuple[float, float]
+    reference_thickness_um: NDArray[np.float32] | None = None
+    prediction_thickness_um: NDArray[np.float32] | None = None
+
+
+class HistogramPair(NamedTuple):
+    """How thickness is distributed in the reference and in the prediction; either may be without a voxel."""
+
+    reference: ThicknessHistogram
+    prediction: ThicknessHistogram
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonContent:
+    """Everything the page of a comparison shows.
+
+    comparison : the contents of comparison.json. "labels" -> id as text -> measures; "overall" -> "foreground", with
+        the measures of a label, further mappings of such measures (averages over labels), and single values. A
+        measure that is missing was not asked for. null is undefined and "inf" infinite; the reason stands under
+        "reasons" of the label, or of the whole after "labels.ID." or "overall.", with the names joined by dots
+        (nsd_voxel.25).
+        thickness.reference and .prediction are the thickness_um part of statistics.json.
+    voxel_size_um : (z, y, x). volume_voxels : voxels of the whole volume, background included.
+    histograms : thickness by label id, and by "foreground" for any label; those that are missing are not drawn.
+    slices_note : why there are no slices; None where there are some.
+    provenance : what was asked and with what it was made; shown in this order.
+    """
+
+    title: str
+    comparison: Mapping[str, Any]
+    voxel_size_um: tuple[float, float, float]
+    volume_voxels: int
+    histograms: Mapping[str, HistogramPair]
+    slices: Sequence[ComparedSlice]
+    slices_note: str | None
+    timings: Sequence[Timing]
+    provenance: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Lookalike:
+    """One prediction beside others of the same reference.
+
+    comparison : the contents of its comparison.json, with one label.
+    slice : a plane, the same one for all. report : address of its own report, relative to the page; None for none.
+    """
+
+    name: str
+    comparison: Mapping[str, Any]
+    slice: ComparedSlice
+    report: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class LookalikesContent:
+    """Predictions of one reference, side by side."""
+
+    title: str
+    voxel_size_um: tuple[float, float, float]
+    predictions: Sequence[Lookalike]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from pipeline.files import write_whole
-from pipeline.report import figures, numbers
+from pipeline.report import figures
 from pipeline.report.content import ReportContent
+from pipeline.report.templates import embedded, rendered
 
 TEMPLATE = "report.html.j2"
 OPEN_ROWS = 50
@@ -23,32 +20,23 @@ def render_report(content: ReportContent) -> str:
     statistics = content.statistics
     foreground = bool(statistics["foreground_voxels"])
     voxel_um = min(statistics["voxel_size_um"])
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "count": numbers.count,
-        "duration": numbers.duration,
-        "plus_minus": numbers.plus_minus,
-        "signed": numbers.signed,
-        "significant": numbers.significant,
-        "volume": numbers.volume,
-    }
-    template = environment.from_string(files("pipeline.report").joinpath(TEMPLATE).read_text(encoding="utf-8"))
-    return template.render(
+    return rendered(
+        TEMPLATE,
         content=content,
         statistics=statistics,
         thickness=statistics["thickness_um"],
         foreground=foreground,
         regions=_regions(statistics),
         open_rows=OPEN_ROWS,
-        slices_figure=_embedded("image/png", figures.slices_png(content.slices, content.histogram, voxel_um))
+        slices_figure=embedded("image/png", figures.slices_png(content.slices, content.histogram, voxel_um))
         if foreground and content.slices
         else None,
-        histogram_figure=_embedded(
+        histogram_figure=embedded(
             "image/svg+xml", figures.histogram_svg(content.histogram, statistics["thickness_um"], voxel_um).encode()
         )
         if foreground
         else None,
-        comparison_figure=_embedded("image/svg+xml", figures.comparison_svg(content.comparison).encode())
+        comparison_figure=embedded("image/svg+xml", figures.comparison_svg(content.comparison).encode())
         if content.comparison and content.comparison.rows
         else None,
         distinct=len(content.histogram.squared_radius),
@@ -58,10 +46,6 @@ def render_report(content: ReportContent) -> str:
 def write_report(path: Path, content: ReportContent) -> None:
     """Write the page; the file appears whole or not at all. Raises StorageError when it cannot be written."""
     write_whole(path, render_report(content))
-
-
-def _embedded(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{b64encode(data).decode('ascii')}"
 
 
 def _regions(statistics: Any) -> list[tuple[str, Any]]:

@@ -1,19 +1,22 @@
-"""Three orthogonal planes of a thickness map, chosen and read with bounded memory."""
+"""Three orthogonal planes of a thickness map or of two segmentations, chosen and read with bounded memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box, Index, VoxelSize
-from pipeline.report.content import Slice
+from pipeline.report.content import ComparedSlice, Slice
 
 LARGEST_SIDE = 1200
 """Pixels along a side; a larger plane is thinned."""
 TRIES = 33
 """Planes looked at before a volume counts as empty: the middle, then halves, quarters … in between."""
+COMPARED_TRIES = 9
+"""Planes of the reference looked at for the one with most foreground; each may be a whole layer of chunks to read."""
 SLAB = 32
 """Planes read at once where the whole volume is."""
 ROWS_AND_COLUMNS = {"xy": (1, 2), "xz": (0, 2), "yz": (0, 1)}
@@ -69,21 +72,79 @@ def largest_projection(
     return _slice(plane, largest, None, voxel_size)
 
 
+def compared_slices(
+    reference: Callable[[Box], NDArray[Any]], prediction: Callable[[Box], NDArray[Any]],
+    shape: Index, voxel_size: VoxelSize, *,
+    reference_thickness: Callable[[Box], NDArray[np.float32]] | None = None,
+    prediction_thickness: Callable[[Box], NDArray[np.float32]] | None = None,
+) -> list[ComparedSlice]:  # fmt: skip
+    """The planes xy, xz and yz of a reference and a prediction where the reference has much foreground.
+
+    reference, prediction : return the labels (z, y, x) of a box, integers or bool, 0 on background.
+    reference_thickness, prediction_thickness : return thickness in µm of a box, 0 on background.
+    shape, voxel_size : of the volumes that all of them read; memory is that of a few planes.
+
+    xy is the fullest of COMPARED_TRIES planes spread over the volume, the middle one among equals; up to TRIES where
+    those are empty. xz and yz cut it in its fullest row and column. Only the reference is asked, so that different
+    predictions of it show the same planes; the prediction is where all those planes of the reference are empty.
+    """
+    tries = [shape[0] // 2, *_spread(shape[0])]
+    for read in (reference, prediction):
+        fullness: list[int] = []
+        while len(fullness) < len(tries) and not (len(fullness) >= COMPARED_TRIES and any(fullness)):
+            fullness.append(int(np.count_nonzero(_layer(read, shape, 0, tries[len(fullness)]))))
+        if any(fullness):
+            break
+    positions = [tries[int(np.argmax(fullness))]]
+    foreground = _layer(read, shape, 0, positions[0]) != 0
+    for axis in (1, 2):
+        filled = foreground.sum(axis=2 - axis)
+        fullest = np.flatnonzero(filled == filled.max())
+        positions.append(int(fullest[np.argmin(np.abs(fullest - shape[axis] // 2))]))
+
+    def cut(read: Callable[[Box], NDArray[Any]], axis: int, thin: int) -> NDArray[Any]:
+        return np.ascontiguousarray(_layer(read, shape, axis, positions[axis])[::thin, ::thin])
+
+    slices = []
+    for axis, (name, (row, column)) in enumerate(ROWS_AND_COLUMNS.items()):
+        thin = _thinning((shape[row], shape[column]))
+        slices.append(
+            ComparedSlice(
+                plane=name,
+                position_um=positions[axis] * voxel_size.um[axis],
+                reference=cut(reference, axis, thin),
+                prediction=cut(prediction, axis, thin),
+                spacing_um=(voxel_size.um[row] * thin, voxel_size.um[column] * thin),
+                reference_thickness_um=cut(reference_thickness, axis, thin) if reference_thickness else None,
+                prediction_thickness_um=cut(prediction_thickness, axis, thin) if prediction_thickness else None,
+            )
+        )
+    return slices
+
+
 def third_axis(plane: str) -> str:
     """The axis that a plane cuts: "xy" cuts "z"."""
     return next(axis for axis in AXES if axis not in plane)
 
 
 def _plane(read: Callable[[Box], NDArray[np.float32]], shape: Index, axis: int, position: int) -> NDArray[np.float32]:
-    return _slab(read, shape, axis, position, position + 1).squeeze(axis)
+    return np.asarray(_layer(read, shape, axis, position), dtype=np.float32)
+
+
+def _layer(read: Callable[[Box], NDArray[Any]], shape: Index, axis: int, position: int) -> NDArray[Any]:
+    return read(_slab_box(shape, axis, position, position + 1)).squeeze(axis)
 
 
 def _slab(
     read: Callable[[Box], NDArray[np.float32]], shape: Index, axis: int, start: int, stop: int
 ) -> NDArray[np.float32]:
+    return np.asarray(read(_slab_box(shape, axis, start, stop)), dtype=np.float32)
+
+
+def _slab_box(shape: Index, axis: int, start: int, stop: int) -> Box:
     low, high = [0, 0, 0], list(shape)
     low[axis], high[axis] = start, stop
-    return np.asarray(read(Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))), dtype=np.float32)
+    return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
 def _spread(length: int) -> Iterator[int]:
@@ -100,10 +161,15 @@ def _spread(length: int) -> Iterator[int]:
 
 def _slice(name: str, plane: NDArray[np.float32], position_um: float | None, voxel_size: VoxelSize) -> Slice:
     row, column = ROWS_AND_COLUMNS[name]
-    thin = max(1, -(-max(plane.shape) // LARGEST_SIDE))
+    thin = _thinning(plane.shape)
     return Slice(
         plane=name,
         position_um=position_um,
         thickness_um=np.ascontiguousarray(plane[::thin, ::thin]),
         spacing_um=(voxel_size.um[row] * thin, voxel_size.um[column] * thin),
     )
+
+
+def _thinning(shape: tuple[int, ...]) -> int:
+    """Every how many pixels of a plane are kept."""
+    return max(1, -(-max(shape) // LARGEST_SIDE))

@@ -118,9 +118,9 @@ def test_more_bricks_than_a_list_holds(dtype: Any, reach: int, *, small: bool) -
 
 
 def test_more_cells_than_a_block_of_threads_tests_at_once() -> None:
-    volume = (64 * 17, 64 * 17, 1)
-    starts, packed = random_centres(volume, 6000, 40**2, 11, np.int32)
-    assert len(starts) > 256  # a tile reaches few of them, and those come anywhere in their order
+    volume = (64 * 30, 64 * 30, 1)
+    starts, packed = random_centres(volume, 9000, 40**2, 11, np.int32)
+    assert len(starts) > 3 * 256  # a tile reaches few of them, and those come anywhere in their order
     mask = noise((60, 150, 2), 1.0, 5)
     origin = np.array([500, 480, 0], np.int64)
     with pretended() as cupy:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import html
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +28,10 @@ from pipeline.report import numbers as shown
 from pipeline.report.figures import round_below, thickness_bins
 from pipeline.statistics import thickness_statistics
 from pipeline.tally import Tally
+from tests.results.pages import BROWSER, Page, dom_of
 
 VOXEL = VoxelSize((3.0, 0.7, 0.7))
 SHAPE: Index = (12, 40, 50)
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-VOID = {"meta", "br", "img", "line", "circle"}
 
 
 def result_of(radii: NDArray[np.int64], *, regions: int = 0, **changes: Any) -> ReportContent:
@@ -81,40 +75,6 @@ CASES: dict[str, Callable[[], ReportContent]] = {
     "no map": lambda: result_of(rich(), slices=(), slices_note="No slices: the run stored no map."),
     "no timings": lambda: result_of(rich(), timings=()),
 }
-
-
-class Page(HTMLParser):
-    """What a page refers to, and its text as a reader sees it; tags must close in order."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.pieces: list[str] = []
-        self.feed(source)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "data", "action"}]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in VOID
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.pieces.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"[ \n]+", " ", " ".join(self.pieces))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -266,20 +226,7 @@ def test_numbers_for_readers(text: str, expected: str) -> None:
 def test_a_browser_shows_the_numbers_offline(tmp_path: Path) -> None:
     content = result_of(rich(), regions=4, comparison=comparison())
     write_report(tmp_path / "report.html", content)
-    assert BROWSER is not None
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    browser = subprocess.run(
-        [
-            BROWSER, "--headless", *sandbox, "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-            (tmp_path / "report.html").as_uri(),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )  # fmt: skip
-    dom = html.unescape(browser.stdout.decode())
+    dom = dom_of(tmp_path / "report.html")
     thickness = content.statistics["thickness_um"]
     for value in (thickness["mean"], thickness["quantiles"]["0.5"], thickness["lognormal_mode"]):
         assert shown.significant(value) in dom

@@ -67,10 +67,12 @@ def test_from_an_array_to_all_results(tmp_path: Path) -> None:
     assert "2 × 3 × 2 = 12 of 32 × 32 × 32 voxels" in done.out
     assert not run.exists()
 
-    done = voxcaliper(tmp_path, "thickness", image, "--run", run, "--block-shape", "32", "--workers", "2")
+    options = ("--block-shape", "32", "--workers", "2", "--device", "cpu")
+    done = voxcaliper(tmp_path, "thickness", image, "--run", run, *options)
     assert done.code == 0, done
     assert str(run / "report.html") in done.out
-    dashboard, *lines = done.err.splitlines()
+    device, dashboard, *lines = done.err.splitlines()
+    assert device == "device    CPU"
     assert re.fullmatch(r"dashboard http://127\.0\.0\.1:\d+/status", dashboard)
     assert all(LINE.fullmatch(line) for line in lines), done.err
     assert {line.split(":")[0] for line in lines} == {*STAGES, "pyramid-1"}

@@ -13,8 +13,14 @@ from pipeline.kernels.distance import unreached
 Distances = npt.NDArray[Any]
 """int32 or int64 squared distances."""
 
-# Columns are copied to a transposed tile of this many neighbours, so that memory is read in whole cache lines.
-TILE_COLUMNS = 16
+# Columns are copied to a tile of this many neighbours, so that memory is read in whole cache lines.
+TILE_COLUMNS = 32
+# Where every parabola that matters stands within so many voxels, looking at all of them beats building the envelope.
+NEAR = 64
+# Steps between two looks at whether any farther parabola can matter.
+STEPS_PER_LOOK = 2
+# After a tile whose parabolas matter farther, its neighbours are not tried: they rarely differ.
+UNTRIED_TILES = 7
 
 
 def unpack_bits(packed: npt.NDArray[np.uint8], size_x: int) -> npt.NDArray[np.uint8]:
@@ -118,16 +124,73 @@ def _envelope_of_column(
 
 
 @kernel
+def _lower_by_near_parabolas(lines: Distances, lowered: Distances, weight: int) -> bool:
+    """Lower envelope of a tile of columns by looking at all near parabolas; False where that is not enough.
+
+    lines : (n + 2, TILE_COLUMNS), its first and last row unreached. lowered : (n, TILE_COLUMNS), the result. Written so
+    that the loops over columns become vector code of the dtype's width.
+    """
+    n = len(lowered)
+    narrow = lines.dtype.type
+    for p in range(n):
+        here = lowered[p]
+        largest = narrow(0)
+        for c in range(TILE_COLUMNS):
+            here[c] = lines[p + 1, c]
+            largest = here[c] if here[c] > largest else largest
+        step = 1
+        while weight * step * step < largest:
+            if step > p and step > n - 1 - p:
+                break
+            if step > NEAR:
+                return False
+            for _ in range(STEPS_PER_LOOK):
+                rise = narrow(weight * step * step)
+                low = lines[max(p - step, -1) + 1]
+                high = lines[min(p + step, n) + 1]
+                for c in range(TILE_COLUMNS):
+                    height = low[c] if low[c] < high[c] else high[c]
+                    # The rise is taken off first and added last: unreached + rise would overflow.
+                    room = narrow(here[c] - rise)
+                    height = height if height < room else room
+                    here[c] = narrow(height + rise)
+                step += 1
+            largest = narrow(0)
+            for c in range(TILE_COLUMNS):
+                largest = here[c] if here[c] > largest else largest
+    return True
+
+
+@kernel
 def envelope_along_columns(distances: Distances, weight: int, infinity: int) -> None:
     """Replace every column of distances (outer, n, inner) by its lower envelope, in place."""
     outer, n, inner = distances.shape
+    lines = np.empty((n + 2, TILE_COLUMNS), distances.dtype)
+    lines[0] = infinity
+    lines[n + 1] = infinity
+    near = np.empty((n, TILE_COLUMNS), distances.dtype)
     heights = np.empty((TILE_COLUMNS, n), np.int64)
     lowered = np.empty((TILE_COLUMNS, n), np.int64)
     apex = np.empty(n + 1, np.int64)
     start = np.empty(n + 1, np.int64)
+    untried = 0
     for o in range(outer):
         for first in range(0, inner, TILE_COLUMNS):
             columns = min(TILE_COLUMNS, inner - first)
+            if untried == 0:
+                for j in range(n):
+                    for c in range(columns):
+                        lines[j + 1, c] = distances[o, j, first + c]
+                    for c in range(columns, TILE_COLUMNS):
+                        lines[j + 1, c] = 0
+                if _lower_by_near_parabolas(lines, near, weight):
+                    for j in range(n):
+                        for c in range(columns):
+                            distances[o, j, first + c] = near[j, c]
+                    continue
+                untried = UNTRIED_TILES
+            else:
+                untried -= 1
             for j in range(n):
                 for c in range(columns):
                     heights[c, j] = distances[o, j, first + c]

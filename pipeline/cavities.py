@@ -1,0 +1,170 @@
+"""Cavities (b2) of every label at once: 6-components of all values, the background among them, and who touches whom.
+
+The complement of a label l, padded by the outside of the volume, is connected by 6 neighbours. Take the 6-components
+of ALL values as the nodes of a graph, one more node for the outside, and an edge where two touch: b2(l) is the number
+of components of this graph without the nodes of l, less one. (The outside has the label 0, which is not asked for.)
+
+A block reduces its part of the graph before it travels, exactly:
+  * an edge between labels a and b is there for every l but a and b. Of all edges of one pair {a, b} a spanning forest
+    is enough;
+  * INTERIOR is a closed node (touching neither another block nor the outside) of label a whose neighbours all have
+    one label b. Without b it is a component of its own: one cavity of b. For all other l it only holds its neighbours
+    together. So an interior node that is a leaf of the forest of {a, b} is counted as a cavity of b and vanishes,
+    again and again. Salt noise vanishes in its block; what holds others together stays.
+
+Arrays of a block beside those of pipeline.components.export (m nodes): edges (k, 2) int64, node m is the outside;
+cavity-label uint64 and cavity-count int64. Components under connectivity 6 come with it: final-label, final-count, and
+the united nodes.
+
+What the merge holds is 32 bytes per node and at most 112 per edge (a forest's edges in a block, pairs of touching
+nodes on a seam), while it goes through log2(labels) rounds over the edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.components import (
+    Components,
+    Counts,
+    Labels,
+    Union,
+    add_counts,
+    count_labels,
+    export,
+    label_components,
+    open_components,
+    outer_planes,
+    seam_nodes,
+    touching,
+)
+from pipeline.geometry import Box, Index
+from pipeline.kernels import components as kernels
+
+Array = npt.NDArray[Any]
+
+
+def block_cavities(labels: Array, box: Box, volume_shape: Index) -> dict[str, Array]:
+    """The part of the graph that a block of bool or non-negative integer labels (z, y, x) contributes.
+
+    Memory beside the labels: a copy of them, 8 bytes a voxel, and about 100 bytes per pair of touching components.
+    """
+    components = label_components(labels, 6, background=True)
+    beyond = touching(components, outer_planes(box, volume_shape, inside=False))
+    is_open = open_components(components, box, volume_shape)
+    outside = len(components.label)
+    at_border = np.flatnonzero(beyond)
+    edges = np.concatenate(
+        (
+            kernels.adjacent_pairs(components.number) - 1,
+            np.stack((at_border, np.full(len(at_border), outside)), axis=1),
+        )
+    )
+    # Closed background at the border is the outside.
+    outer = beyond & ~is_open & (components.label == 0)
+    node = np.where(np.append(outer, [False]), outside, np.arange(outside + 1))
+    edges = node[edges]
+    vanished, edges, cavity_of = _reduced(components, is_open, edges[edges[:, 0] != edges[:, 1]])
+    vanished |= outer
+    nodes = np.append(~vanished, [True])
+    renumbered = np.cumsum(nodes) - 1
+    cavity_label, cavity_count = count_labels(cavity_of)
+    return {
+        **export(components, ~vanished, box, volume_shape),
+        "edges": renumbered[edges],
+        "cavity-label": cavity_label,
+        "cavity-count": cavity_count,
+    }
+
+
+def _reduced(
+    components: Components, is_open: npt.NDArray[np.bool_], edges: Counts
+) -> tuple[npt.NDArray[np.bool_], Counts, Labels]:
+    """Which components vanish, (n,); the edges that stay, (k, 2); the label of every cavity counted."""
+    outside = len(components.label)
+    # The cavities of the background are never asked for, so the outside has its label.
+    distinct, code = np.unique(np.append(components.label, [np.uint64(0)]), return_inverse=True)
+    a, b = edges[:, 0], edges[:, 1]
+    lowest = np.full(outside + 1, len(distinct))
+    highest = np.full(outside + 1, -1)
+    for here, there in ((a, b), (b, a)):
+        np.minimum.at(lowest, here, code[there])
+        np.maximum.at(highest, here, code[there])
+    interior = np.append(~is_open, [False]) & (lowest == highest)
+
+    # A node stands once in the forest of every pair of labels that it has edges of: that is a place.
+    pair = np.minimum(code[a], code[b]) * len(distinct) + np.maximum(code[a], code[b])
+    pair = np.unique(pair, return_inverse=True)[1]  # small numbers: the next line multiplies them
+    ends = np.concatenate((pair * (outside + 1) + a, pair * (outside + 1) + b))
+    places, place = np.unique(ends, return_inverse=True)
+    first, second = place[: len(a)], place[len(a) :]
+    inside = interior[places % (outside + 1)]
+    weight = inside[first].astype(np.uint8) + inside[second].astype(np.uint8)
+    forest = kernels.spanning_forest(len(places), first, second, weight)
+    gone = kernels.strip_leaves(first[forest], second[forest], inside)
+
+    vanished = np.zeros(outside + 1, np.bool_)
+    vanished[places[gone] % (outside + 1)] = True
+    stays = forest & ~vanished[a] & ~vanished[b]
+    return vanished[:-1], edges[stays], distinct[highest[vanished]]
+
+
+def merge_cavities(
+    union: Union,
+    edges_of_blocks: Iterable[Counts],
+    seams_of_blocks: Iterable[npt.NDArray[np.int64]],
+    final: Iterable[tuple[Labels, Counts]],
+) -> dict[int, int]:
+    """Label → b2, the number of cavities, for every label that has some; the others have none.
+
+    union : of the nodes of all blocks. edges_of_blocks, seams_of_blocks (all pairs, whatever their labels) : of every
+    block in C order. final : (cavity-label, cavity-count) of every block.
+    """
+    outside = len(union.label)
+    edges = [np.zeros((0, 2), np.int64)]
+    for number, (inner, rows) in enumerate(zip(edges_of_blocks, seams_of_blocks, strict=True)):
+        of_block = np.append(union.of_block(number), outside)
+        a, b = seam_nodes(union.first, number, rows)
+        across = np.stack((union.component[a], union.component[b]), axis=1)
+        edges.append(_distinct(np.concatenate((of_block[inner], across)), outside + 1))
+    distinct, code = np.unique(union.label, return_inverse=True)
+    code = np.append(np.where(union.label == 0, -1, code), -1)
+    found = _split(code, _distinct(np.concatenate(edges), outside + 1), 0, len(distinct))
+    found = [(label, count) for label, count in found if distinct[label] != 0]
+    united = (distinct[[label for label, _ in found]], np.array([count for _, count in found], np.int64))
+    label, count = add_counts([united, *final])
+    return {int(key): int(value) for key, value in zip(label, count, strict=True) if key and value}
+
+
+def _distinct(edges: Counts, nodes: int) -> Counts:
+    """Every edge once, the smaller node first; no edge from a node to itself."""
+    low, high = edges.min(axis=1), edges.max(axis=1)
+    keys = np.unique((low * nodes + high)[low != high])
+    return np.stack((keys // nodes, keys % nodes), axis=1)
+
+
+def _split(code: Counts, edges: Counts, low: int, high: int) -> list[tuple[int, int]]:
+    """For every label code in low … high − 1: the components of the graph without its nodes, less one.
+
+    code : label code of every node; −1 for nodes that are in the graph whatever the label. Half the labels at a time
+    are taken to be in the graph and contracted, so all labels together take log2(labels) rounds.
+    """
+    kept = (code >= low) & (code < high)
+    both = ~kept[edges[:, 0]] & ~kept[edges[:, 1]]
+    links = edges[both]
+    graph = coo_array((np.ones(len(links), np.bool_), (links[:, 0], links[:, 1])), (len(code), len(code)))
+    groups, group = connected_components(graph, directed=False)
+    # A kept node is alone in its group.
+    contracted = np.full(groups, -1)
+    contracted[group[kept]] = code[kept]
+    if high - low <= 1:
+        return [(label, int(np.count_nonzero(contracted == -1)) - 1) for label in range(low, high)]
+    remaining = _distinct(group[edges[~both]].astype(np.int64), groups)
+    middle = (low + high) // 2
+    return _split(contracted, remaining, low, middle) + _split(contracted, remaining, middle, high)

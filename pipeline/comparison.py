@@ -1,0 +1,187 @@
+"""What every task of a comparison knows, and the labels that it works on.
+
+Overlap and structures are counted first, for all labels in one pass. They tell in which box each label lies, and all
+that follows (surfaces, thickness) works label by label, inside its box alone: seeds and queries of a distance lie in
+it, so nothing is lost, and a volume with a hundred organs costs about as much as one with all of them in one label.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.device import Device
+from pipeline.distance import Field
+from pipeline.errors import InputError
+from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
+from pipeline.job import Border, distance_dtype
+from pipeline.ledger import Ledger
+from pipeline.parcels import open_parcel, write_parcel
+from pipeline.surface import CropGrid, LabelSurfaces, Side
+from pipeline.volume.opening import Volume
+from pipeline.volume.writing import Multiscale
+
+ObjectKind = Literal["none", "components", "labels"]
+Part = Literal["overlap", "topology", "surface", "thickness"]
+PARTS: tuple[Part, ...] = ("overlap", "topology", "surface", "thickness")
+"""What is compared, from cheap to dear; overlap, with areas and Euler numbers, is always there."""
+
+FOUND = "labels.parcel"
+THICKNESS_STAGE_OF_AXIS = {2: "mask", 1: "distance-y", 0: "distance-z"}
+
+
+class FoundLabel(NamedTuple):
+    """A label of either volume: the boxes that hold it (None where it does not occur), and how many voxels it has."""
+
+    label: int
+    reference: Box | None
+    prediction: Box | None
+    reference_voxels: int
+    prediction_voxels: int
+
+
+@dataclass(frozen=True)
+class ComparisonJob:
+    """One comparison as its tasks see it: small, picklable, no data.
+
+    prediction : None where the structures of one volume are described, not compared. image : grey values of the same
+    grid, or None. labels : those that are compared, None for all. widths : of boundaries, in voxels. maps : where the
+    maps of thickness go, by "reference", "prediction" and "difference"; empty for none.
+    """
+
+    reference: Volume
+    prediction: Volume | None
+    image: Volume | None
+    labels: tuple[int, ...] | None
+    voxel_size: VoxelSize
+    border: Border
+    grid: BlockGrid
+    ledger: Ledger
+    parts: tuple[Part, ...] = PARTS
+    widths: tuple[int, ...] = ()
+    objects: ObjectKind = "none"
+    maps: Mapping[str, Multiscale] = field(default_factory=dict)
+    device: Device = "cpu"
+
+    @property
+    def sides(self) -> dict[Side, Volume]:
+        """The label volumes by their part in the comparison."""
+        if self.prediction is None:
+            return {"reference": self.reference}
+        return {"reference": self.reference, "prediction": self.prediction}
+
+    def wants(self, label: int) -> bool:
+        """Whether a label is compared."""
+        return label != 0 and (self.labels is None or label in self.labels)
+
+    def note_labels(self, found: list[FoundLabel]) -> None:
+        """File the labels, for all tasks of later stages."""
+        boxes = np.array([[_six(one.reference), _six(one.prediction)] for one in found], np.int64).reshape(-1, 2, 6)
+        arrays = {
+            "label": np.array([one.label for one in found], np.uint64),
+            "box": boxes,
+            "voxels": np.array([one[3:] for one in found], np.int64).reshape(-1, 2),
+        }
+        write_parcel(self.ledger.folder / FOUND, {}, arrays)
+
+    def found_labels(self) -> list[FoundLabel]:
+        """The labels that `note_labels` filed."""
+        parcel = open_parcel(self.ledger.folder / FOUND)
+        return [
+            FoundLabel(int(label), _box(reference), _box(prediction), int(voxels[0]), int(voxels[1]))
+            for label, (reference, prediction), voxels in zip(
+                parcel.read("label"), parcel.read("box"), parcel.read("voxels"), strict=True
+            )
+        ]
+
+    def surfaces(self) -> Iterator[LabelSurfaces]:
+        """The surfaces of every label."""
+        for one in self.found_labels():
+            yield LabelSurfaces(
+                str(one.label), self.grid, one.reference, one.prediction, self.voxel_size, self.ledger, self.widths
+            )
+
+    def structures(self, block: Index | None = None) -> Iterator[Structure]:
+        """Every label of every side whose thickness is measured, or those that have a part in a block.
+
+        Left out: a label that fills the volume where the border is unknown, because it has no background.
+        """
+        for one in self.found_labels():
+            sides: tuple[tuple[Side, Box | None, int], ...] = (
+                ("reference", one.reference, one.reference_voxels),
+                ("prediction", one.prediction, one.prediction_voxels),
+            )
+            for side, box, voxels in sides:
+                if box is None or (self.border == "unknown" and voxels == math.prod(self.grid.shape)):
+                    continue
+                structure = Structure.of(self, one.label, side, box)
+                if block is None or structure.grid.box(block).voxels:
+                    yield structure
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One label of one side: a mask in a box of the volume, whose thickness is measured there.
+
+    The box has a layer of background around the label, clipped to the volume, so every wall of it lies in the box.
+    """
+
+    label: int
+    side: Side
+    grid: CropGrid
+    field: Field
+
+    @staticmethod
+    def of(job: ComparisonJob, label: int, side: Side, box: Box) -> Structure:
+        """The structure in a box that holds the label."""
+        start_z, start_y, start_x = (max(0, a - 1) for a in box.start)
+        stop_z, stop_y, stop_x = (min(n, b + 1) for b, n in zip(box.stop, job.grid.shape, strict=True))
+        grid = CropGrid(job.grid, Box((start_z, start_y, start_x), (stop_z, stop_y, stop_x)))
+        return Structure(
+            label,
+            side,
+            grid,
+            Field(
+                grid, job.voxel_size.weights, distance_dtype(grid.shape, job.voxel_size), job.border, job.ledger,
+                THICKNESS_STAGE_OF_AXIS, prefix=f"{label}-{side}-thickness-",
+            ),
+        )  # fmt: skip
+
+    def part(self, block: Index) -> Box:
+        """What lies of the structure's box in a block, in the coordinates of the volume."""
+        box = self.grid.box(block)
+        z, y, x = (a + b for a, b in zip(box.start, self.grid.crop.start, strict=True))
+        end_z, end_y, end_x = (a + b for a, b in zip(box.stop, self.grid.crop.start, strict=True))
+        return Box((z, y, x), (end_z, end_y, end_x))
+
+    def name(self, what: str) -> str:
+        """The name of an array of this structure in the parcels."""
+        return f"{self.field.prefix}{what}"
+
+
+def within(box: Box, outer: Box) -> tuple[slice, slice, slice]:
+    """Where a box lies in an array that holds another one."""
+    z, y, x = (slice(lo - start, hi - start) for lo, hi, start in zip(box.start, box.stop, outer.start, strict=True))
+    return z, y, x
+
+
+def read_labels(volume: Volume, box: Box) -> npt.NDArray[Any]:
+    """Labels of a box (z, y, x). Raises InputError for negative ones."""
+    labels = volume.read(box)
+    if labels.dtype.kind == "i" and labels.size and int(labels.min()) < 0:
+        raise InputError(f"{volume.name} holds the negative label {labels.min()}; labels must be 0 or more.")
+    return labels.view(np.uint8) if labels.dtype == np.bool_ else labels
+
+
+def _six(box: Box | None) -> tuple[int, ...]:
+    return (*box.start, *box.stop) if box is not None else (-1,) * 6
+
+
+def _box(six: npt.NDArray[np.int64]) -> Box | None:
+    z, y, x, end_z, end_y, end_x = (int(n) for n in six)
+    return Box((z, y, x), (end_z, end_y, end_x)) if end_z > z >= 0 else None

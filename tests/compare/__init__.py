@@ -1,0 +1,1 @@
+"""Measures of `voxcaliper compare` against libraries and plain definitions."""

@@ -1,0 +1,254 @@
+"""The commands that compare and describe segmentations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.local import Workers, default_workers, open_cluster
+from pipeline.comparison import PARTS, ObjectKind, Part
+from pipeline.engine import Client
+from pipeline.errors import InputError
+from workflows.config import ComparisonConfig
+from workflows.options import (
+    BlockOption,
+    BorderOption,
+    DeviceOption,
+    KeepOption,
+    LevelOption,
+    QuietOption,
+    RunOption,
+    SchedulerOption,
+    VoxelSizeOption,
+    WorkersOption,
+    block_shape_of,
+    border_of,
+    device_of,
+    introduce,
+    numbers,
+    told,
+    voxel_size_of,
+)
+from workflows.progress import reporter
+from workflows.run_folder import RunFolder
+
+EVERYTHING = ",".join(PARTS)
+ReferenceArgument = Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array with the reference labels.")]
+PredictionArgument = Annotated[str, typer.Argument(help="The predicted labels, on the same grid.")]
+LabelsOption = Annotated[
+    str | None, typer.Option("--label", metavar="N[,N…]", help="Labels to compare; default: all but 0.")
+]
+ToleranceOption = Annotated[
+    str, typer.Option("--tolerance-um", metavar="UM[,UM…]", help="Tolerances of the normalised surface distance.")
+]
+WidthOption = Annotated[
+    str, typer.Option("--boundary-width", metavar="N[,N…]", help="Widths of the boundary IoU, in voxels.")
+]
+ImageOption = Annotated[str | None, typer.Option(help="Grey volume of the same grid: intensities per label too.")]
+MeasuresOption = Annotated[
+    str, typer.Option(metavar="KIND[,KIND…]", help=f"Any of {', '.join(PARTS)}; overlap is always there.")
+]
+ObjectsOption = Annotated[str, typer.Option(help="Match objects: none, components or labels.")]
+MapsOption = Annotated[bool, typer.Option("--maps/--no-maps", help="Store maps of thickness and of its difference.")]
+
+
+def whole_numbers(text: str, *, name: str, least: int) -> tuple[int, ...]:
+    """The whole numbers of a comma-separated option, however large."""
+    try:
+        values = tuple(int(part) for part in text.replace(" ", ",").split(",") if part)
+    except ValueError as error:
+        raise InputError(f"{name} takes whole numbers separated by commas, but {text!r} was given.") from error
+    if not values or min(values) < least:
+        raise InputError(f"{name} takes whole numbers of at least {least}, but {text!r} was given.")
+    return values
+
+
+def parts_of(text: str) -> tuple[Part, ...]:
+    """--measures."""
+    named = {part.strip() for part in text.split(",")}
+    if unknown := sorted(named - set(PARTS)):
+        raise InputError(f"--measures takes any of {', '.join(PARTS)}, but {', '.join(unknown)} was given.")
+    return tuple(part for part in PARTS if part in named or part == "overlap")
+
+
+def objects_of(text: str) -> ObjectKind:
+    """--objects."""
+    if text in ("none", "components", "labels"):
+        return text  # type: ignore[return-value]
+    raise InputError(f"--objects must be none, components or labels, but {text!r} was given.")
+
+
+def comparison_config(
+    reference: str, prediction: str | None, level: int, labels: str | None, tolerances: str, widths: str,
+    voxel_size_um: str | None, image: str | None, measures: str, objects: str, border: str, maps: bool,
+    block_shape: str | None, device: str, *, keep_scratch: bool,
+) -> ComparisonConfig:  # fmt: skip
+    """The configuration out of the options."""
+    from pipeline.volume.opening import absolute_location
+
+    return ComparisonConfig(
+        workflow="compare" if prediction is not None else "statistics",
+        reference=absolute_location(reference),
+        prediction=absolute_location(prediction) if prediction is not None else None,
+        image=absolute_location(image) if image is not None else None,
+        level=level,
+        labels=whole_numbers(labels, name="--label", least=1) if labels is not None else None,
+        tolerances_um=numbers(tolerances, name="--tolerance-um", counts=tuple(range(1, 100))),
+        boundary_widths=whole_numbers(widths, name="--boundary-width", least=1),
+        voxel_size_um=voxel_size_of(voxel_size_um),
+        parts=parts_of(measures),
+        objects=objects_of(objects),
+        border=border_of(border),
+        maps=maps,
+        block_shape=block_shape_of(block_shape),
+        device=device_of(device),
+        keep_scratch=keep_scratch,
+    )
+
+
+def compare(
+    reference: ReferenceArgument, prediction: PredictionArgument, run: RunOption, level: LevelOption = 0,
+    label: LabelsOption = None, tolerance_um: ToleranceOption = "0", boundary_width: WidthOption = "1,2",
+    voxel_size_um: VoxelSizeOption = None, image: ImageOption = None, measures: MeasuresOption = EVERYTHING,
+    objects: ObjectsOption = "none", border: BorderOption = "unknown", maps: MapsOption = True,
+    block_shape: BlockOption = None, workers: WorkersOption = None, scheduler: SchedulerOption = None,
+    device: DeviceOption = "auto", keep_scratch: KeepOption = False, quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Compare a predicted segmentation with a reference.
+
+    Overlap, surface distances, topology and thickness, per label and overall, exact for every blocking.
+    """
+    config = comparison_config(
+        reference, prediction, level, label, tolerance_um, boundary_width, voxel_size_um, image, measures, objects,
+        border, maps, block_shape, device,
+        keep_scratch=keep_scratch,
+    )  # fmt: skip
+    print_comparison(run, carry_out(config, run, workers, scheduler, quiet=quiet))
+
+
+def statistics(
+    labels: Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array with labels.")],
+    run: RunOption, image: ImageOption = None, level: LevelOption = 0, label: LabelsOption = None,
+    voxel_size_um: VoxelSizeOption = None, block_shape: BlockOption = None, workers: WorkersOption = None,
+    scheduler: SchedulerOption = None, quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Describe every structure of a label volume, in one pass.
+
+    Volume, centroid, bounding box and, with --image, the grey values inside.
+    """
+    config = comparison_config(
+        labels, None, level, label, "0", "1", voxel_size_um, image, "overlap", "none", "unknown", False, block_shape,
+        "cpu",
+        keep_scratch=False,
+    )  # fmt: skip
+    print_structures(run, carry_out(config, run, workers, scheduler, quiet=quiet))
+
+
+def detect(
+    labels: Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array with labels; a label is a class.")],
+    run: RunOption, level: LevelOption = 0, label: LabelsOption = None, voxel_size_um: VoxelSizeOption = None,
+    block_shape: BlockOption = None, workers: WorkersOption = None, scheduler: SchedulerOption = None,
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Find the centre of every connected component (26 neighbours), with its class."""
+    config = comparison_config(
+        labels, None, level, label, "0", "1", voxel_size_um, None, "overlap", "components", "unknown", False,
+        block_shape, "cpu",
+        keep_scratch=False,
+    )  # fmt: skip
+    print_structures(run, carry_out(config, run, workers, scheduler, quiet=quiet))
+
+
+def score_detections(
+    reference: Annotated[Path, typer.Argument(help="CSV of true centres: volume, class, z, y, x.")],
+    prediction: Annotated[Path, typer.Argument(help="CSV of predicted centres, likewise.")],
+) -> None:
+    """Score detected points as the BugNIST challenge does, as JSON."""
+    from pipeline.measures.detections import bugnist_score, read_points
+
+    print(json.dumps(bugnist_score(read_points(reference), read_points(prediction)), indent=2))
+
+
+def plan_comparison(
+    reference: ReferenceArgument, prediction: PredictionArgument, level: LevelOption = 0, label: LabelsOption = None,
+    boundary_width: WidthOption = "1,2", voxel_size_um: VoxelSizeOption = None, image: ImageOption = None,
+    measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none", border: BorderOption = "unknown",
+    maps: MapsOption = True, block_shape: BlockOption = None, workers: WorkersOption = None,
+    scheduler: SchedulerOption = None, device: DeviceOption = "auto",
+) -> None:  # fmt: skip
+    """Blocks, stages, bytes and memory of a comparison; nothing is measured."""
+    from workflows.plan_comparison import check_comparison_memory, describe_comparison, make_comparison_plan
+    from workflows.run_comparison import plan_of, task_counts
+
+    config = comparison_config(
+        reference, prediction, level, label, "0", boundary_width, voxel_size_um, image, measures, objects, border,
+        maps, block_shape, device,
+        keep_scratch=False,
+    )  # fmt: skip
+    if scheduler is None:
+        offer = default_workers(workers, config.device)
+    else:
+        with open_cluster(scheduler=scheduler, workers=None, device=config.device) as (_, running):
+            offer = running
+    job = plan_of(config, Path("run").absolute(), offer)
+    print(describe_comparison(job, make_comparison_plan(job, task_counts(job)), offer))
+    check_comparison_memory(job, offer)
+
+
+def carry_out(
+    config: ComparisonConfig, run: Path, workers: int | None, scheduler: str | None, *, quiet: bool
+) -> dict[str, Any]:
+    """Start a run of this configuration and see it to its end; returns the contents of the main result file."""
+    from workflows.run_comparison import execute_comparison, start_comparison
+
+    if scheduler is None:
+        started = start_comparison(config, run, default_workers(workers, config.device))
+    with open_cluster(scheduler=scheduler, workers=workers, device=config.device) as (client, offer):
+        introduce(client, offer, quiet=quiet)
+        folder, job = started if scheduler is None else start_comparison(config, run, offer)
+        with folder.locked(), reporter(quiet=quiet) as progress:
+            return execute_comparison(client, offer, folder, job, report=told(progress))
+
+
+def go_on(client: Client, offer: Workers, folder: RunFolder, *, quiet: bool) -> None:
+    """Go on with a run that was stopped, and print what it found."""
+    from workflows.run_comparison import execute_comparison, reopen_comparison
+
+    job = reopen_comparison(folder, offer)
+    with reporter(quiet=quiet) as progress:
+        results = execute_comparison(client, offer, folder, job, report=told(progress))
+    (print_structures if job.prediction is None else print_comparison)(folder.path, results)
+
+
+def print_structures(run: Path, results: Mapping[str, Any]) -> None:
+    """How many structures there are, and where they are described."""
+    print(f"labels      {len(results['labels'])}")
+    print(f"results     {run / 'statistics.json'}")
+    print(f"table       {run / 'statistics.csv'}")
+    points = run / "detections.csv"
+    if points.exists():
+        print(f"objects     {sum(1 for _ in points.open(encoding='utf-8')) - 1}")
+        print(f"points      {points}")
+
+
+def print_comparison(run: Path, results: Mapping[str, Any]) -> None:
+    """The short of a comparison, and where the rest is."""
+    from pipeline.report import disagreements
+
+    labels, overall = results["labels"], results["overall"]
+    print(f"labels      {len(labels)}")
+    print(f"foreground  Dice {_short(overall['foreground']['dice'])}, IoU {_short(overall['foreground']['iou'])}")
+    if len(labels) > 1:
+        print(f"average     Dice {_short(overall['label_averaged']['dice'])} over the labels")
+    for found in disagreements(results, results["voxel_size_um"])[:5]:
+        print(f"look at     {found.sentence}")
+    print(f"report      {run / 'report.html'}")
+    print(f"results     {run}")
+
+
+def _short(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

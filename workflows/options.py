@@ -1,0 +1,114 @@
+"""What the commands have in common: options, how their text is read, and what is said while they work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cluster.local import DeviceChoice, Workers
+from pipeline.engine import Client, Progress
+from pipeline.errors import InputError
+from pipeline.geometry import Index, VoxelSize
+from workflows.progress import Reporter
+
+
+def numbers(text: str, *, name: str, counts: tuple[int, ...]) -> tuple[float, ...]:
+    """The numbers of a comma-separated option."""
+    try:
+        values = tuple(float(part) for part in text.replace(" ", ",").split(",") if part)
+    except ValueError as error:
+        raise InputError(f"{name} takes numbers separated by commas, but {text!r} was given.") from error
+    if len(values) not in counts:
+        raise InputError(f"{name} takes {' or '.join(map(str, counts))} values, but {text!r} has {len(values)}.")
+    return values
+
+
+def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
+    """--voxel-size-um: one length or three (z, y, x), in µm."""
+    if text is None:
+        return None
+    values = numbers(text, name="--voxel-size-um", counts=(1, 3))
+    z, y, x = values * (3 // len(values))
+    return VoxelSize((z, y, x)).um
+
+
+def block_shape_of(text: str | None) -> Index | None:
+    """--block-shape: one side or three (z, y, x), in voxels."""
+    if text is None:
+        return None
+    values = numbers(text, name="--block-shape", counts=(1, 3))
+    if any(not value.is_integer() or value < 1 for value in values):
+        raise InputError(f"--block-shape takes whole numbers of at least 1, but {text!r} was given.")
+    z, y, x = (int(value) for value in values * (3 // len(values)))
+    return z, y, x
+
+
+def threshold_of(text: str | None) -> tuple[float] | tuple[float, float] | None:
+    """--threshold: LOW or LOW,HIGH, in grey values."""
+    if text is None:
+        return None
+    low, *high = numbers(text, name="--threshold", counts=(1, 2))
+    return (low, high[0]) if high else (low,)
+
+
+MaskArgument = Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array (path or URL) with the mask.")]
+RunOption = Annotated[Path, typer.Option("--run", help="Folder of the run: configuration, ledger, log and results.")]
+LevelOption = Annotated[int, typer.Option(help="Level of the pyramid to measure.", min=0)]
+LabelOption = Annotated[int | None, typer.Option(help="Foreground is this value (default: any value but 0).")]
+ThresholdOption = Annotated[
+    str | None, typer.Option(metavar="LOW[,HIGH]", help="Foreground is LOW < value (≤ HIGH), for grey volumes.")
+]
+VoxelSizeOption = Annotated[
+    str | None, typer.Option("--voxel-size-um", metavar="UM|Z,Y,X", help="Voxel size; default: from the metadata.")
+]
+BorderOption = Annotated[str, typer.Option(help="What lies outside of the volume: unknown or closed (background).")]
+RegionsOption = Annotated[str | None, typer.Option(help="Label volume of the same grid: statistics per label too.")]
+MapOption = Annotated[str, typer.Option("--map", help="What to store: thickness (µm), squared-radius or none.")]
+BlockOption = Annotated[
+    str | None, typer.Option("--block-shape", metavar="N|Z,Y,X", help="Voxels of a block; default: from the memory.")
+]
+WorkersOption = Annotated[int | None, typer.Option(help="Worker processes; default: one per core.", min=1)]
+SchedulerOption = Annotated[str | None, typer.Option(help="Address of a running Dask scheduler to use instead.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the kernels run: auto (GPU where there is one), cpu or gpu.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")]
+KeepOption = Annotated[bool, typer.Option("--keep-scratch", help="Keep the intermediate files.")]
+
+
+def device_of(text: str) -> DeviceChoice:
+    """--device."""
+    if text in ("auto", "cpu", "gpu"):
+        return text  # type: ignore[return-value]
+    raise InputError(f"--device must be auto, cpu or gpu, but {text!r} was given.")
+
+
+def border_of(text: str) -> Literal["unknown", "closed"]:
+    """--border."""
+    if text in ("unknown", "closed"):
+        return text  # type: ignore[return-value]
+    raise InputError(f"--border must be unknown or closed, but {text!r} was given.")
+
+
+def told(progress: Reporter) -> Callable[[Progress], None]:
+    """What tells a reporter how far a stage is."""
+
+    def tell(step: Progress) -> None:
+        progress.stage(step.stage, step.blocks, step.of_blocks, step.voxels, step.of_voxels)
+
+    return tell
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """To standard error, where answers do not go."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def introduce(client: Client, offer: Workers, *, quiet: bool) -> None:
+    """Where the kernels run, and where to watch."""
+    cards = ", ".join(sorted({card.name for card in offer.cards}))
+    say(f"device    {f'GPU ({len(offer.cards)} × {cards})' if cards else 'CPU'}", quiet=quiet)
+    say(f"dashboard {client.dashboard_link}", quiet=quiet)

@@ -1,0 +1,267 @@
+"""From a configuration to the job of a comparison and its plan: volumes are opened, blocks chosen. No voxel is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cluster.local import Workers
+from pipeline.comparison import ComparisonJob
+from pipeline.device import SLOTS, Device
+from pipeline.errors import InputError, PlanError
+from pipeline.geometry import BlockGrid, Index, VoxelSize
+from pipeline.job import distance_dtype, ledger_of
+from pipeline.memory import FIXED_BYTES, WORKER_BYTES
+from pipeline.surface import WIDEST_BOUNDARY
+from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.writing import Multiscale, reduce_block_bytes, write_block_bytes
+from workflows.config import ComparisonConfig, ComparisonPlan, StagePlan
+from workflows.plan_thickness import (
+    BLOCK_SIDES,
+    BLOCKS_PER_THREAD,
+    LARGEST_SIDE,
+    SMALLEST_SIDE_FOR_SPREAD,
+    decoded_bytes,
+    fitted,
+    gib,
+    times,
+    usable_bytes,
+)
+
+MAPS = {
+    "reference": ("local thickness of the reference", "max"),
+    "prediction": ("local thickness of the prediction", "max"),
+    "difference": ("thickness of the prediction less that of the reference", "mean"),
+}
+READS = {"overlap": 1, "components": 1, "surface": 1, "mask": 1}
+"""Stages that read the label volumes, each once."""
+
+
+def open_comparison(
+    config: ComparisonConfig, run: Path, *, block_shape: Index | None = None, device: Device = "cpu"
+) -> ComparisonJob:  # fmt: skip
+    """The job of a configuration, in blocks of the given shape (or the configuration's, or of one block).
+
+    Raises InputError for what cannot be compared as asked.
+    """
+    reference = open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um)
+    check_labels("reference", reference)
+    prediction = None
+    if config.prediction is not None:
+        prediction = open_volume(config.prediction, level=config.level, voxel_size_um=config.voxel_size_um)
+        check_labels("prediction", prediction)
+        check_grid("prediction", prediction, reference)
+    voxel_size = reference.voxel_size or (prediction.voxel_size if prediction else None)
+    if voxel_size is None:
+        raise InputError(
+            f"{reference.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7"
+            " (z,y,x)."
+        )
+    image = None
+    if config.image is not None:
+        image = open_volume(config.image, level=config.level, voxel_size_um=config.voxel_size_um)
+        check_grid("image", image, reference)
+    if any(not 1 <= width <= WIDEST_BOUNDARY for width in config.boundary_widths):
+        raise InputError(f"--boundary-width takes 1 to {WIDEST_BOUNDARY} voxels, not {config.boundary_widths}.")
+    if any(not (math.isfinite(t) and t >= 0) for t in config.tolerances_um):
+        raise InputError(f"--tolerance-um takes lengths of 0 µm or more, not {config.tolerances_um}.")
+    distance_dtype(reference.shape, voxel_size)
+    blocks = block_shape or config.block_shape or reference.shape
+    if any(not 1 <= side <= LARGEST_SIDE for side in blocks):
+        raise InputError(f"--block-shape {','.join(map(str, blocks))}: sides must lie between 1 and {LARGEST_SIDE}.")
+    job = ComparisonJob(
+        reference=reference,
+        prediction=prediction,
+        image=image,
+        labels=config.labels,
+        voxel_size=voxel_size,
+        border=config.border,
+        grid=BlockGrid(reference.shape, reference.shape),
+        ledger=ledger_of(run),
+        parts=config.parts,
+        widths=config.boundary_widths if prediction is not None else (),
+        objects=config.objects,
+        device=device,
+    )
+    return with_blocks(job, blocks, run, maps=config.maps and "thickness" in config.parts and prediction is not None)
+
+
+def check_labels(what: str, volume: Volume) -> None:
+    """Raise InputError where a volume cannot hold labels."""
+    if np.dtype(volume.dtype).kind not in "bui":
+        raise InputError(
+            f"The {what} {volume.name} holds {volume.dtype} values; labels must be integers or bool: convert it, or"
+            " threshold it first."
+        )
+
+
+def check_grid(what: str, volume: Volume, reference: Volume) -> None:
+    """Raise InputError, showing both, where two volumes have different grids."""
+    if volume.shape != reference.shape:
+        raise InputError(
+            f"The {what} {volume.name} has {times(volume.shape)} voxels and the reference {reference.name} has"
+            f" {times(reference.shape)} (z, y, x); both must have the same grid."
+        )
+    sizes = volume.voxel_size, reference.voxel_size
+    if None not in sizes and not _alike(*sizes):
+        raise InputError(
+            f"The {what} {volume.name} has voxels of {_um(sizes[0])} µm and the reference {reference.name} of"
+            f" {_um(sizes[1])} µm (z, y, x); both must have the same grid, or give the size of both with"
+            " --voxel-size-um."
+        )
+
+
+def _alike(one: VoxelSize | None, other: VoxelSize | None) -> bool:
+    """Whether two voxel sizes are the same but for the rounding of their text."""
+    assert one is not None
+    assert other is not None
+    return all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(one.um, other.um, strict=True))
+
+
+def _um(size: VoxelSize | None) -> str:
+    return " × ".join(f"{v:g}" for v in size.um) if size else "unknown"
+
+
+def with_blocks(job: ComparisonJob, block_shape: Index, run: Path, *, maps: bool) -> ComparisonJob:
+    """The same job cut into other blocks; the shards of the maps are the blocks."""
+    z, y, x = (min(b, n) for b, n in zip(block_shape, job.grid.shape, strict=True))
+    made: dict[str, Multiscale] = {}
+    if maps:
+        for name, (title, reducer) in MAPS.items():
+            made[name] = Multiscale(
+                path=run / f"{name}.ome.zarr", shape=job.grid.shape, dtype="float32", voxel_size=job.voxel_size,
+                block_shape=(z, y, x), name=title, reducer=reducer,  # type: ignore[arg-type]
+            )  # fmt: skip
+    return replace(job, grid=BlockGrid(job.grid.shape, (z, y, x)), maps=made)
+
+
+def comparison_bytes(job: ComparisonJob) -> Mapping[str, int]:
+    """Most memory a task of each stage takes, in bytes, beside an idle worker.
+
+    With V voxels in the block, L bytes of labels in all volumes, S per squared distance: labels are held as they are
+    and as 64 bits once while components are found; distances of a label as in a thickness run (pipeline/memory.py);
+    and the parabolas of all labels of the block, taken as those of labels that fill it twice.
+    """
+    shape = tuple(min(b, n) for b, n in zip(job.grid.block_shape, job.grid.shape, strict=True))
+    block: Index = (shape[0], shape[1], shape[2])
+    voxels = math.prod(block)
+    wide = math.prod(n + 2 for n in block)
+    size = distance_dtype(job.grid.shape, job.voxel_size).itemsize
+    labels = sum(wide * np.dtype(volume.dtype).itemsize + volume.piece_bytes(block) for volume in job.sides.values())
+    grey = job.image.read_bytes(block) if job.image else 0
+    parabolas = 2 * voxels * (size + 2)
+    swept = voxels * (3 + 2 * size)
+    written = max((write_block_bytes(block, image.dtype) for image in job.maps.values()), default=0)
+    stages = {
+        "overlap": labels + grey,
+        "components": labels + voxels * (4 + 4 + 8 + 8),
+        "seams": 40 * (voxels // min(block)) * 3,
+        "surface": labels + swept + 2 * parabolas,
+        "surface-y": swept + 2 * parabolas,
+        "surface-z": swept + 2 * parabolas,
+        "surface-distance": swept + 8 * math.prod(n + 2 * max(job.widths, default=0) for n in block),
+        "mask": labels + swept + parabolas,
+        "distance-y": swept + parabolas,
+        "distance-z": swept + parabolas,
+        "centres": swept + parabolas,
+        "thickness": swept + parabolas + voxels * 4 * len(job.maps) + written,
+    }
+    if job.maps:
+        stages["pyramid"] = max(reduce_block_bytes(image.block_shape, image.dtype) for image in job.maps.values())
+    return {name: value + FIXED_BYTES for name, value in stages.items()}
+
+
+def comparison_card_bytes(job: ComparisonJob) -> int:
+    """Most memory of a card that the thickness of a label takes: as that of a mask that fills the block."""
+    voxels = math.prod(min(b, n) for b, n in zip(job.grid.block_shape, job.grid.shape, strict=True))
+    size = distance_dtype(job.grid.shape, job.voxel_size).itemsize
+    return voxels * (2 + size + size + 2) + (96 << 20)
+
+
+def choose_comparison_blocks(job: ComparisonJob, run: Path, workers: Workers) -> ComparisonJob:
+    """The largest blocks that fit a worker's memory and leave every thread some, aligned to the reference."""
+    unit = job.reference.shard_shape or job.reference.chunk_shape
+    smallest = with_blocks(job, fitted(BLOCK_SIDES[-1], unit), run, maps=bool(job.maps))
+    for side in BLOCK_SIDES:
+        candidate = with_blocks(job, fitted(side, unit), run, maps=bool(job.maps))
+        few = len(candidate.grid) < BLOCKS_PER_THREAD * workers.threads and len(candidate.grid) < len(smallest.grid)
+        if few and max(candidate.grid.block_shape) > SMALLEST_SIDE_FOR_SPREAD:
+            continue
+        if max(comparison_bytes(candidate).values()) + WORKER_BYTES > workers.memory_bytes:
+            continue
+        if job.device == "gpu" and SLOTS * comparison_card_bytes(candidate) > usable_bytes(workers):
+            continue
+        return candidate
+    return smallest
+
+
+def check_comparison_memory(job: ComparisonJob, workers: Workers) -> None:
+    """Refuse what does not fit, with the sum spelled out."""
+    needed = comparison_bytes(job)
+    stage = max(needed, key=lambda name: needed[name])
+    total = needed[stage] + WORKER_BYTES
+    if total > workers.memory_bytes:
+        raise PlanError(
+            f"A block of {times(job.grid.block_shape)} voxels does not fit: a task of stage {stage} takes up to"
+            f" {gib(needed[stage])} and its worker {gib(WORKER_BYTES)}, together {gib(total)}, but each task has"
+            f" {gib(workers.memory_bytes)} ({workers.count} workers, {workers.threads} threads); choose a smaller"
+            " --block-shape or fewer --workers."
+        )
+
+
+def make_comparison_plan(job: ComparisonJob, stage_names: list[tuple[str, int]]) -> ComparisonPlan:
+    """The plan of a job. stage_names : every stage and how many tasks it has."""
+    memory = comparison_bytes(job)
+    on_card = comparison_card_bytes(job) if job.device == "gpu" else 0
+    stages = tuple(
+        StagePlan(
+            name=name, tasks=tasks, memory_bytes=memory[name.split("-")[0] if name.startswith("pyramid") else name],
+            card_bytes=on_card,
+        )
+        for name, tasks in stage_names
+    )  # fmt: skip
+    reads = sum(READS.get(name, 0) for name, _ in stage_names)
+    volumes = dict(job.sides) | ({"image": job.image} if job.image else {})
+    source = reads * sum(decoded_bytes(volume, job.grid) for volume in job.sides.values())
+    source += decoded_bytes(job.image, job.grid) if job.image else 0
+    levels = [(math.prod(shape), image) for image in job.maps.values() for shape in image.level_shapes]
+    return ComparisonPlan(
+        shape=job.grid.shape,
+        voxel_size_um=job.voxel_size.um,
+        block_shape=job.grid.block_shape,
+        blocks=job.grid.counts,
+        device=job.device,
+        stages=stages,
+        source_bytes=source,
+        map_bytes=sum(voxels * np.dtype(image.dtype).itemsize for voxels, image in levels),
+        identities={name: volume.identity() for name, volume in volumes.items()},
+    )
+
+
+def describe_comparison(job: ComparisonJob, plan: ComparisonPlan, workers: Workers) -> str:
+    """The plan as a person reads it."""
+    worst = max(stage.memory_bytes for stage in plan.stages)
+    rows = {
+        name: f"{volume.name}: {times(volume.shape)} voxels, {volume.dtype}"
+        for name, volume in (dict(job.sides) | ({"image": job.image} if job.image else {})).items()
+    }
+    rows |= {
+        "voxel size": f"{', '.join(f'{v:g}' for v in plan.voxel_size_um)} µm (z, y, x)",
+        "labels": "all" if job.labels is None else ", ".join(map(str, job.labels)),
+        "measures": ", ".join(job.parts) + (f", objects by {job.objects}" if job.objects != "none" else ""),
+        "border": job.border,
+        "blocks": f"{times(plan.blocks)} = {math.prod(plan.blocks):,} of {times(plan.block_shape)} voxels",
+        "read": f"{gib(plan.source_bytes)} of voxels, decoded",
+        "write": f"maps {gib(plan.map_bytes)} before compression",
+        "memory": f"{gib(worst)} a task + {gib(WORKER_BYTES)} a worker",
+        "available": f"{gib(workers.memory_bytes)} for each of {workers.threads} threads on {workers.description}",
+        "device": plan.device.upper(),
+    }
+    lines = [f"{name:<12}{text}" for name, text in rows.items()]
+    lines.append("stages                tasks  memory a task")
+    lines += [f"  {stage.name:<20}{stage.tasks:>7,}{gib(stage.memory_bytes):>15}" for stage in plan.stages]
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""Start, resume and carry out a comparison. The science is in compare_segmentations.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.local import Workers
+from pipeline.comparison import ComparisonJob
+from pipeline.engine import Client, Progress
+from pipeline.errors import RunError
+from pipeline.volume.writing import sweep_partials
+from workflows.compare_segmentations import compare, stages
+from workflows.comparison_results import write_comparison_results
+from workflows.config import ComparisonConfig
+from workflows.plan_comparison import (
+    check_comparison_memory,
+    choose_comparison_blocks,
+    make_comparison_plan,
+    open_comparison,
+)
+from workflows.run_folder import RunFolder, create_run, tidy
+
+
+def plan_of(config: ComparisonConfig, run: Path, workers: Workers) -> ComparisonJob:
+    """The job of a configuration in blocks that suit these workers."""
+    job = open_comparison(config, run, device=workers.device)
+    return choose_comparison_blocks(job, run, workers) if config.block_shape is None else job
+
+
+def task_counts(job: ComparisonJob) -> list[tuple[str, int]]:
+    """Every stage and how many tasks it has."""
+    return [(stage.name, len(stage.grid)) for stage in stages(job)]
+
+
+def start_comparison(config: ComparisonConfig, run: Path, workers: Workers) -> tuple[RunFolder, ComparisonJob]:
+    """Plan a new comparison for these workers and make its folder."""
+    job = plan_of(config, Path(run).absolute(), workers)
+    check_comparison_memory(job, workers)
+    return create_run(run, config, make_comparison_plan(job, task_counts(job))), job
+
+
+def reopen_comparison(run: RunFolder, workers: Workers) -> ComparisonJob:
+    """The job of an unfinished comparison, in the blocks of its plan. Raises RunError where a volume changed."""
+    plan = run.comparison_plan()
+    job = open_comparison(run.comparison_config(), run.path, block_shape=plan.block_shape, device=workers.device)
+    now = make_comparison_plan(job, task_counts(job))
+    for name, then in plan.identities.items():
+        changed = [key for key in then if now.identities.get(name, {}).get(key) != then[key]]
+        if changed or now.voxel_size_um != plan.voxel_size_um:
+            raise RunError(
+                f"The {name} of the run {run.path} changed since it began ({', '.join(changed) or 'voxel size'});"
+                " start a new run with another --run folder."
+            )
+    check_comparison_memory(job, workers)
+    return job
+
+
+def execute_comparison(
+    client: Client, workers: Workers, run: RunFolder, job: ComparisonJob, *, report: Callable[[Progress], None]
+) -> dict[str, Any]:
+    """Compare what is not compared yet and write the results; returns the contents of the main result file."""
+    began = time.perf_counter()
+    with run.logged() as log:
+        try:
+            log.info("begin: %s on %d workers (%s)", job.reference.name, workers.count, workers.description)
+            for image in job.maps.values():
+                if image.path.exists():
+                    sweep_partials(image.path)
+            totals = compare(client, job, report=report)
+            for name, stage in totals.items():
+                log.info("stage %s: %s", name, stage)
+            results = write_comparison_results(run, job, totals, workers, time.perf_counter() - began)
+            tidy(run)
+            log.info("complete")
+        except BaseException as error:
+            log.error("ended by %s: %s", type(error).__name__, error)  # noqa: TRY400  the sentence is for a person
+            raise
+    return results
