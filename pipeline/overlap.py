@@ -115,16 +115,19 @@ def merge(*contributions: Mapping[str, Array]) -> Contribution:
 
 def _structures_of_block(labels: Mapping[str, Array], image: Array | None, box: Box, read: Box) -> Contribution:
     """The contribution of a block but for the corners."""
-    reference = labels["reference"]
-    prediction = labels.get("prediction", np.zeros((1, 1, 1), np.uint8))
+    nothing = np.zeros((0, 0, 0), np.uint8)
+    volumes = [labels["reference"], labels.get("prediction", nothing)]
+    volumes.append(nothing if image is None else _patterns(_checked_image(image)))
+    width_r, width_p, width_g = (volume.itemsize if volume.size else 0 for volume in volumes)
+    widths = (width_r, width_p, width_g)
+    reference, prediction, grey = (volume.view(np.uint8) for volume in volumes)
     first_z, first_y, first_x = (b - r for b, r in zip(box.start, read.start, strict=True))
     size_z = box.shape[0]
-    grey = np.zeros((0, 0, 0), np.uint8) if image is None else _patterns(_checked_image(image))
-    layers = size_z if grey.itemsize <= 2 else max(1, SLAB_VOXELS // (box.shape[1] * box.shape[2]))
+    layers = size_z if widths[2] <= 2 else max(1, SLAB_VOXELS // (box.shape[1] * box.shape[2]))
     merged: Contribution | None = None
     for start in range(0, size_z, layers):
         tables = count_structures(
-            reference, prediction, grey, (first_z, first_y, first_x), start, min(size_z, start + layers)
+            reference, prediction, grey, widths, (first_z, first_y, first_x), start, min(size_z, start + layers)
         )
         slab = _contribution(tables, None if image is None else image.dtype, box)
         merged = slab if merged is None else _merged_pairs((merged, slab))

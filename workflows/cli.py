@@ -225,10 +225,13 @@ def demo(
         f"            of a tube differs by {shown.largest_difference_voxels:.2f} voxels at the most from its diameter"
     )
     print(f"map         {shown.run.map} (any OME-Zarr 0.5 viewer)")
+    print(f"lookalikes  {shown.lookalikes} (four segmentations, one Dice, different structures)")
     print("try next")
     print(f"  voxcaliper info {shown.mask}")
     print(f"  voxcaliper plan thickness {shown.mask} --block-shape 64")
     print(f"  voxcaliper thickness {shown.mask} --run {shown.run.path.with_name('closed')} --border closed")
+    page = shown.lookalikes.parent
+    print(f"  voxcaliper compare {page / 'reference.ome.zarr'} {page / 'slab-added.ome.zarr'} --run {page / 'again'}")
     print("  voxcaliper convert YOUR.tif yours.ome.zarr --voxel-size-um 7.5")
 
 

@@ -364,7 +364,7 @@ def _content(
         voxel_size_um=job.voxel_size.um,
         volume_voxels=voxels,
         histograms=_histogram_pairs(job, histograms),
-        slices=_slices(job),
+        slices=slices_of(job),
         slices_note=None,
         timings=[
             Timing(name, stage["tasks"], stage["wall_seconds"], voxels / stage["wall_seconds"] / 1e6)
@@ -383,7 +383,7 @@ def _histogram_pairs(job: ComparisonJob, histograms: Mapping[tuple[int, Side], H
     }
 
 
-def _slices(job: ComparisonJob) -> list[ComparedSlice]:
+def slices_of(job: ComparisonJob) -> list[ComparedSlice]:
     """Planes of both, at the finest level that is not too large; labels are read with its step."""
     assert job.prediction is not None
     if not job.maps:

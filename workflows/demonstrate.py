@@ -9,18 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from cluster.local import open_cluster
-from pipeline.engine import Progress
+from cluster.local import Workers, open_cluster
+from pipeline.engine import Client, Progress
 from pipeline.errors import InputError
-from pipeline.report import Comparison, ComparisonRow
+from pipeline.report import Comparison, ComparisonRow, Lookalike, LookalikesContent, write_lookalikes
 from pipeline.volume.writing import Multiscale, create_multiscale
-from workflows.config import ThicknessConfig
+from workflows.comparison_results import slices_of
+from workflows.config import ComparisonConfig, ThicknessConfig
+from workflows.lookalikes import lookalikes
 from workflows.phantom import Phantom, vascular_phantom
-from workflows.progress import reporter
+from workflows.progress import Reporter, reporter
+from workflows.run_comparison import execute_comparison, start_comparison
 from workflows.run_folder import RunFolder
 from workflows.run_thickness import execute, start
 
 BLOCK_SIDE = 128
+
+
+LOOKALIKE_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Demonstration:
     run: RunFolder
     statistics: Mapping[str, Any]
     comparison: Comparison
+    lookalikes: Path
 
     @property
     def largest_difference_voxels(self) -> float:
@@ -62,7 +69,47 @@ def demonstrate(
                 return compared(phantom, statistics)
 
             statistics = execute(client, offer, run, job, report=tell, compare=compare)
-    return Demonstration(mask.path, run, statistics, compared(phantom, statistics))
+        page = compare_lookalikes(client, offer, folder / "lookalikes", quiet=quiet, say=say)
+    return Demonstration(mask.path, run, statistics, compared(phantom, statistics), page)
+
+
+def compare_lookalikes(
+    client: Client, offer: Workers, folder: Path, *, quiet: bool, say: Callable[[str], None]
+) -> Path:
+    """Compare predictions of the same Dice and different structure with their reference; returns the overview."""
+    made = lookalikes((LOOKALIKE_SIDE,) * 3)
+    say(f"comparing {len(made.predictions)} segmentations that have the same Dice")
+    volumes = {name: folder / f"{_slug(name)}.ome.zarr" for name in ("reference", *made.predictions)}
+    for name, path in volumes.items():
+        mask = made.reference if name == "reference" else made.predictions[name]
+        image = create_multiscale(
+            path, shape=(LOOKALIKE_SIDE,) * 3, dtype=np.bool_, voxel_size=made.voxel_size,
+            block_shape=(LOOKALIKE_SIDE,) * 3, name=name, reducer="any",
+        )  # fmt: skip
+        image.write_own_levels((0, 0, 0), mask)
+    shown = []
+    for name in made.predictions:
+        config = ComparisonConfig(
+            reference=str(volumes["reference"]),
+            prediction=str(volumes[name]),
+            tolerances_um=(0.0, float(made.voxel_size.um[0])),
+        )
+        run, job = start_comparison(config, folder / _slug(name), offer)
+        with run.locked(), reporter(quiet=quiet) as progress:
+
+            def tell(step: Progress, name: str = name, progress: Reporter = progress) -> None:
+                progress.stage(f"{name}: {step.stage}", step.blocks, step.of_blocks, step.voxels, step.of_voxels)
+
+            results = execute_comparison(client, offer, run, job, report=tell)
+        shown.append(Lookalike(name, results, slices_of(job)[0], f"{_slug(name)}/report.html"))
+    page = folder / "lookalikes.html"
+    title = "Segmentations with the same Dice and different structure"
+    write_lookalikes(page, LookalikesContent(title, made.voxel_size.um, shown))
+    return page
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(" ", "-")
 
 
 def write_phantom(phantom: Phantom, path: Path, *, regions: bool) -> Multiscale:

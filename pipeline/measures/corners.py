@@ -43,8 +43,8 @@ def surface_areas(voxel_size: VoxelSize) -> Areas:
     faces = (y * x, z * x, z * y)
     return np.array(
         [
-            math.fsum(math.hypot(*(n / 8 * f for n, f in zip(normal, faces, strict=True))) for normal in _normals(code))
-            for code in range(CODES)
+            math.fsum(math.hypot(*(n / 8 * f for n, f in zip(normal, faces, strict=True))) for normal in normals)
+            for normals in _NORMALS
         ]
     )
 
@@ -147,6 +147,7 @@ def _euler_eighths(code: int) -> dict[int, int]:
     return {26: closed - cubes, 6: cubes - joined}
 
 
+_NORMALS = [_normals(code) for code in range(CODES)]
 _EULER_EIGHTHS: dict[int, list[int]] = {
     connectivity: [_euler_eighths(code)[connectivity] for code in range(CODES)] for connectivity in (6, 26)
 }

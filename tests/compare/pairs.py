@@ -95,7 +95,7 @@ def images(draw: st.DrawFn, shape: tuple[int, ...]) -> Grey:
     dtype = np.dtype(draw(st.sampled_from(GREY_DTYPES)))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     if dtype.kind != "f":
-        limits = np.iinfo(dtype)
+        limits: Any = np.iinfo(dtype)
         low, high = draw(st.sampled_from([(max(limits.min, -3), 3), (limits.min, limits.max)]))
         return rng.integers(low, high, shape, dtype=dtype.newbyteorder("="), endpoint=True).astype(dtype)
     values = rng.standard_normal(shape)

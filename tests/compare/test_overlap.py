@@ -15,7 +15,7 @@ from pipeline import overlap
 from pipeline.errors import InputError
 from pipeline.geometry import Box, Index
 from pipeline.overlap import Contribution, merge, overlap_of_block, reading_box
-from pipeline.wide_integers import to_integer
+from pipeline.wide_integers import carried, to_integer
 from tests.compare.blockwise import Labels
 from tests.compare.pairs import Grey, assert_equal, blockwise, images, label_pairs, whole
 
@@ -34,9 +34,7 @@ def test_every_blocking_and_order_gives_the_arrays_of_the_whole(
     case: tuple[Labels, Labels | None, Grey | None, Index, int],
 ) -> None:
     reference, prediction, image, block_shape, seed = case
-    assert_equal(
-        blockwise(reference, prediction, image, block_shape, seed), merge(whole(reference, prediction, image))
-    )
+    assert_equal(blockwise(reference, prediction, image, block_shape, seed), merge(whole(reference, prediction, image)))
 
 
 @given(cases())
@@ -83,9 +81,7 @@ def check_grey(found: Contribution, row: int, slices: list[slice], grey: Grey) -
     for columns, power in ((slice(0, 3), 1), (slice(3, 8), 2)):
         total = sum(
             to_integer(sums[columns]) * Fraction(2) ** (power * exponent)
-            for sums, exponent in zip(
-                found["grey-sums"][powers], found["grey-exponents"][powers].tolist(), strict=True
-            )
+            for sums, exponent in zip(found["grey-sums"][powers], found["grey-exponents"][powers].tolist(), strict=True)
         )
         assert total == sum(value**power for value in exact)
 
@@ -116,9 +112,9 @@ def codes_of(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 
 def test_more_labels_than_any_table_begins_with() -> None:
-    labels = np.random.default_rng(3).permutation(9**3).reshape(9, 9, 9).astype(np.uint64) << np.uint64(40)
+    labels = (1 + np.random.default_rng(3).permutation(9**3)).reshape(9, 9, 9).astype(np.uint64) << np.uint64(40)
     found = whole(labels, labels.T.copy(), np.arange(9**3, dtype=np.int32).reshape(9, 9, 9))
-    assert len(found["pair-labels"]) == 9**3 - 1
+    assert len(found["pair-labels"]) == 9**3
     assert (found["pair-voxels"] == 1).all()
     assert len(found["reference-corner-labels"]) == 9**3
     single = codes_of(np.pad(np.ones((1, 1, 1), np.bool_), 1))
@@ -128,7 +124,7 @@ def test_more_labels_than_any_table_begins_with() -> None:
 def test_sums_outgrow_64_bits() -> None:
     far = whole(np.ones((2, 2, 2), np.uint8))
     far["pair-voxels"] = np.array([2**62])
-    far["pair-sums"] = overlap.carried(np.array([[[0, 0, 2**40]] * 3]))
+    far["pair-sums"] = carried(np.array([[[0, 0, 2**40]] * 3]))
     both = merge(far, merge(far, far))
     assert [to_integer(limbs) for limbs in both["pair-sums"][0]] == [3 * 2**104] * 3
 
@@ -192,9 +188,9 @@ def test_grey_values_that_are_not_finite_are_refused_inside_a_label_only(value: 
     image[0, 0, 0] = value
     assert whole(labels, None, image)["grey-values"].tolist() == [0.0]
     image[1, 1, 1] = value
-    with pytest.raises(InputError, match="1 values that are not finite .* inside label 500 of the reference"):
+    with pytest.raises(InputError, match=r"1 values that are not finite .* inside label 500 of the reference"):
         whole(labels, None, image)
-    with pytest.raises(InputError, match="label 500 of the prediction"):
+    with pytest.raises(InputError, match=r"label 500 of the prediction"):
         whole(np.zeros_like(labels), labels, image)
 
 
@@ -211,5 +207,3 @@ def test_a_block_needs_its_voxel_on_the_low_side() -> None:
     labels = np.ones((4, 4, 4), np.uint8)
     with pytest.raises(ValueError, match="needs arrays of"):
         overlap_of_block(labels, None, box=Box((4, 0, 0), (8, 4, 4)), shape=(8, 4, 4))
-
-

@@ -4,8 +4,8 @@ Everything is kept per PAIR of (reference label, predicted label) that occurs an
 coordinates, bounding box and the histogram of grey values. The numbers of a label of either volume are sums over its
 pairs, so one look-up per run of voxels serves both volumes.
 
-Labels and grey values are opaque unsigned patterns here: the station views signed integers and floats as the unsigned
-integers of their width, so four types are compiled for each and no value is ever rounded.
+Labels and grey values are opaque patterns of one to eight bytes here, whatever their type: no value is ever rounded,
+and the kernel is compiled once, not for each of a hundred combinations of types.
 """
 
 from pipeline.kernels.structures.cpu import count_structures

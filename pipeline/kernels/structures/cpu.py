@@ -46,13 +46,51 @@ def _page_slot(page: Integer, row: Integer, pages: Array) -> Integer:
 
 
 @kernel
-def _flag_runs(reference: Array, prediction: Array, one_volume: bool, changes: Array) -> None:
-    """changes[x] = 1 where a new run of equal (reference, prediction) begins; loops that become vector instructions."""
-    for x in range(1, len(reference)):
-        changes[x] = reference[x] != reference[x - 1]
-    if not one_volume:
-        for x in range(1, len(reference)):
-            changes[x] |= prediction[x] != prediction[x - 1]
+def _flag_steps(line: Array, changes: Array) -> None:
+    """changes[x] = 1 where a voxel differs from the one before it; a loop that becomes vector instructions."""
+    for x in range(1, len(line)):
+        changes[x] |= line[x] != line[x - 1]
+
+
+@kernel
+def _flag_runs(line: Array, width: Integer, changes: Array) -> None:
+    """The same for a line of bytes, `width` of them to a voxel; 0 where there is no such volume."""
+    if width == 1:
+        _flag_steps(line, changes)
+    elif width == 2:
+        _flag_steps(line.view(np.uint16), changes)
+    elif width == 4:
+        _flag_steps(line.view(np.uint32), changes)
+    elif width == 8:
+        _flag_steps(line.view(np.uint64), changes)
+
+
+@kernel
+def _take(values: Array, out: Array) -> None:
+    for x in range(len(values)):
+        out[x] = values[x]
+
+
+@kernel
+def _take_line(line: Array, width: Integer, out: Array) -> None:
+    """A line of bytes, `width` of them to a voxel, as uint64."""
+    if width == 1:
+        _take(line, out)
+    elif width == 2:
+        _take(line.view(np.uint16), out)
+    elif width == 4:
+        _take(line.view(np.uint32), out)
+    else:
+        _take(line.view(np.uint64), out)
+
+
+@kernel
+def _value(line: Array, width: Integer, x: Integer) -> Integer:
+    """One voxel of a line of bytes, the lowest first; 0 where there is no such volume."""
+    value = np.uint64(0)
+    for i in range(width):
+        value |= np.uint64(line[x * width + i]) << np.uint64(8 * i)
+    return value
 
 
 @kernel
@@ -60,8 +98,10 @@ def _count_line(
     z: Integer,
     y: Integer,
     reference: Array,
+    reference_width: Integer,
     prediction: Array,
-    one_volume: bool,
+    prediction_width: Integer,
+    size_x: Integer,
     changes: Array,
     slots: Array,
     pairs: Array,
@@ -75,11 +115,10 @@ def _count_line(
 
     rows : at the first voxel of a run, the row of its pair, −1 for the background. Returns the pairs used.
     """
-    size_x = len(reference)
     words = changes.view(np.uint64)
     row: Integer = -1
-    last_label = np.uint64(0)
-    last_predicted = np.uint64(0)
+    last_label: Integer = np.uint64(0)
+    last_predicted: Integer = np.uint64(0)
     x: Integer = 0
     for word in range(len(words)):
         if words[word] == 0:
@@ -87,8 +126,8 @@ def _count_line(
         for stop in range(word * _WORD, min(word * _WORD + _WORD, size_x + 1)):
             if changes[stop] == 0:
                 continue
-            label = np.uint64(reference[x])
-            predicted = np.uint64(prediction[0 if one_volume else x])
+            label = _value(reference, reference_width, x)
+            predicted = _value(prediction, prediction_width, x)
             if label == 0 and predicted == 0:
                 rows[x] = -1
                 x = stop
@@ -132,7 +171,7 @@ def _count_values(grey: Array, changes: Array, rows: Array, pages: Array, counts
         if changes[x] != 0:
             row = rows[x]
         if row >= 0:
-            value = np.uint64(grey[x])
+            value = grey[x]
             page = value >> page_bits
             at = _page_slot(page, np.uint64(row), pages)
             if pages[at, 1] == 0:
@@ -172,14 +211,20 @@ def _grown(table: Array, length: Integer) -> Array:
 
 @kernel
 def count_structures(
-    reference: Array, prediction: Array, grey: Array, first: tuple[int, int, int], z_start: int, z_stop: int
+    reference: Array,
+    prediction: Array,
+    grey: Array,
+    widths: tuple[int, int, int],
+    first: tuple[int, int, int],
+    z_start: int,
+    z_stop: int,
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
     """Every pair of labels in a block but (0, 0), with what is needed of it; rows in no particular order.
 
-    reference, prediction : unsigned, contiguous labels (z, y, x) of one shape; the block begins at voxel `first` of
-    them and reaches to their end. A prediction of shape (1, 1, 1) is one label everywhere.
-    grey : unsigned patterns of the grey values of the block alone, or of shape (0, 0, 0) where there are none.
-    z_start, z_stop : the layers of the block that are counted.
+    reference, prediction, grey : the bytes of three volumes, uint8 (z, y, x · width), contiguous, lowest byte first.
+    widths : their bytes per voxel, 1, 2, 4 or 8; 0 for a prediction or a grey volume that is not there.
+    first : the voxel (z, y, x) of both label volumes where the block begins; it reaches to their end. The grey volume
+    is that of the block alone. z_start, z_stop : the layers of the block that are counted.
 
     Returns per pair: labels uint64 (n, 2), voxels int64 (n,), sums of the coordinates from the block's first voxel
     int64 (n, 3), bounding box int64 (n, 6) as three first and three last voxels; and per (pair, grey value): row of
@@ -187,9 +232,8 @@ def count_structures(
     """
     first_z, first_y, first_x = first
     size_y = reference.shape[1] - first_y
-    size_x = reference.shape[2] - first_x
-    one_volume = prediction.size == 1 and reference.size != 1
-    with_grey = grey.size > 0
+    reference_width, prediction_width, grey_width = widths
+    size_x = reference.shape[2] // reference_width - first_x
 
     capacity = 64
     while capacity < 2 * size_x:
@@ -201,19 +245,19 @@ def count_structures(
     boxes = np.zeros((capacity, 6), np.int64)
     used: Integer = 0
 
-    width = 1 << _NARROW_PAGE_BITS if grey.itemsize <= 2 else 1
-    pages = np.zeros((4 * capacity if with_grey else 0, 2), np.uint64)
+    width = 1 << _NARROW_PAGE_BITS if grey_width <= 2 else 1
+    pages = np.zeros((4 * capacity if grey_width else 0, 2), np.uint64)
     counts = np.zeros((len(pages), width), np.uint32)
     pages_used: Integer = 0
 
     rows = np.zeros(size_x, np.int64)
+    line_values = np.zeros(size_x, np.uint64)
     changes = np.zeros((size_x + _WORD) // _WORD * _WORD, np.uint8)
-    changes[size_x] = 1  # the end of a line ends a run
 
     for z in range(z_start, z_stop):
         for y in range(size_y):
-            line = reference[z + first_z, y + first_y, first_x:]
-            other = prediction[0, 0, :] if one_volume else prediction[z + first_z, y + first_y, first_x:]
+            line = reference[z + first_z, y + first_y, first_x * reference_width :]
+            other = prediction[z + first_z, y + first_y, first_x * prediction_width :] if prediction_width else line
             if used + size_x > capacity:
                 capacity *= 2
                 pairs = _grown(pairs, capacity)
@@ -223,9 +267,29 @@ def count_structures(
                 slots = np.full(2 * capacity, -1, np.int64)
                 for row in range(used):
                     slots[_pair_slot(pairs[row, 0], pairs[row, 1], slots, pairs)] = row
-            _flag_runs(line, other, one_volume, changes)
-            used = _count_line(z, y, line, other, one_volume, changes, slots, pairs, voxels, sums, boxes, used, rows)
-            if with_grey:
+            for x in range(size_x):
+                changes[x] = 0
+            changes[size_x] = 1  # the end of a line ends a run
+            _flag_runs(line, reference_width, changes)
+            _flag_runs(other, prediction_width, changes)
+            used = _count_line(
+                z,
+                y,
+                line,
+                reference_width,
+                other,
+                prediction_width,
+                size_x,
+                changes,
+                slots,
+                pairs,
+                voxels,
+                sums,
+                boxes,
+                used,
+                rows,
+            )
+            if grey_width:
                 if 2 * (pages_used + size_x) > len(pages):
                     old_pages, old_counts = pages, counts
                     pages = np.zeros((2 * len(old_pages), 2), np.uint64)
@@ -235,7 +299,8 @@ def count_structures(
                             at = _page_slot(old_pages[old, 0], old_pages[old, 1] - np.uint64(1), pages)
                             pages[at] = old_pages[old]
                             counts[at] = old_counts[old]
-                pages_used = _count_values(grey[z, y], changes, rows, pages, counts, pages_used)
+                _take_line(grey[z, y], grey_width, line_values)
+                pages_used = _count_values(line_values, changes, rows, pages, counts, pages_used)
     value_rows, values, value_voxels = _listed(pages, counts)
     return (
         pairs[:used].copy(),

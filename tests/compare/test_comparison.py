@@ -1,0 +1,234 @@
+"""A comparison from volumes to numbers: the same for every blocking and device, equal to plain definitions."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pytest
+from distributed import Client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import InputError
+from pipeline.geometry import Index, VoxelSize
+from pipeline.kernels.reference import squared_local_radius
+from pipeline.measures.corners import surface_areas
+from tests.compare.blockwise import homology, plain_components
+from tests.compare.pairs import label_pairs
+from tests.compare.runs import Place, compared, maps, result_bytes
+from tests.compare.surfaces import expected_rows
+from tests.cuda_shim.compiling import compiler
+from tests.cuda_shim.cupy_on_cpu import pretended
+from tests.phantoms import ball, noise
+from tests.shared_data import shared_data
+
+Labels = npt.NDArray[Any]
+HUGE = 2**40
+
+
+@pytest.fixture(scope="module", params=["cpu", "pretended gpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A real scheduler and worker in this process. pretended gpu : the CUDA kernels, run by the CPU."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "pretended gpu":
+            if compiler() is None:
+                pytest.skip("needs g++, which compiles the CUDA kernels for the CPU")
+            stack.enter_context(pretended())
+        client = Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0")
+        yield Place(stack.enter_context(client), "cpu" if request.param == "cpu" else "gpu")
+
+
+def pair() -> tuple[Labels, Labels]:
+    """Three labels, one of them huge, one missing in the prediction; the prediction is worn and shifted."""
+    reference = np.zeros((26, 30, 34), np.uint64)
+    reference[noise(reference.shape, 2.0, 1)] = 1
+    reference[:, :14][ball((26, 14, 34), 7)] = HUGE
+    reference[20:23, 20:24, 3:9] = 7
+    prediction = np.roll(reference, 1, axis=2)
+    prediction[prediction == 7] = 0
+    prediction[np.random.default_rng(2).random(prediction.shape) < 0.02] = 1
+    return reference, prediction
+
+
+def test_no_blocking_shows(place: Place, tmp_path: Path) -> None:
+    reference, prediction = pair()
+    options = {"tolerances_um": (0.0, 1.5, 3.0), "boundary_widths": (1, 3), "objects": "components"}
+    grey = np.random.default_rng(3).integers(-1000, 1000, reference.shape).astype(np.int16)
+    first: tuple[dict[str, bytes], dict[str, Labels]] | None = None
+    for n, block_shape in enumerate([(26, 30, 34), (9, 13, 16), (26, 8, 34)]):
+        folder = tmp_path / str(n)
+        compared(place, folder, reference, prediction, block_shape, image=grey, spacing=(3.0, 0.7, 0.7), **options)
+        found = result_bytes(folder), maps(folder)
+        if first is None:
+            first = found
+            continue
+        assert found[0] == first[0]
+        for name, values in found[1].items():
+            assert np.array_equal(values, first[1][name]), name
+
+
+def test_measures_equal_their_definitions(place: Place, tmp_path: Path) -> None:
+    reference, prediction = pair()
+    spacing = (2.0, 1.0, 1.0)
+    weights = VoxelSize(spacing).weights
+    found = compared(place, tmp_path, reference, prediction, (11, 16, 17), spacing=spacing, tolerances_um=(0.0, 2.0))
+    assert set(found["labels"]) == {"1", "7", str(HUGE)}
+    for label in (1, HUGE):
+        r, p = reference == label, prediction == label
+        measures = found["labels"][str(label)]
+        assert measures["dice"] == 2 * (r & p).sum() / (r.sum() + p.sum())
+        assert measures["iou"] == (r & p).sum() / (r | p).sum()
+        assert (measures["reference_voxels"], measures["prediction_voxels"]) == (r.sum(), p.sum())
+        rows = expected_rows(r, p, weights)
+        voxels = [[(d, n) for direction, d, _, n in rows if direction == side] for side in (0, 1)]
+        lengths = [np.repeat(np.sqrt([d for d, _ in side]), [n for _, n in side]) for side in voxels]
+        assert measures["hausdorff_um"] == pytest.approx(max(part.max() for part in lengths), rel=1e-12)
+        percentiles = max(np.percentile(part, 95) for part in lengths)
+        assert measures["hausdorff95_um"] == pytest.approx(percentiles, rel=1e-12)
+        assert measures["assd_um"] == pytest.approx(np.concatenate(lengths).mean(), rel=1e-12)
+        near = sum((part <= 2.0).sum() for part in lengths) / sum(part.size for part in lengths)
+        assert measures["nsd_voxel"]["2"] == pytest.approx(near, rel=1e-12)
+        areas = surface_areas(VoxelSize(spacing))
+        surfels = [(d, areas[code] * n) for direction, d, code, n in rows if direction > 1]
+        share = math.fsum(a for d, a in surfels if d <= 4) / math.fsum(a for _, a in surfels)
+        assert measures["nsd_surfel"]["2"] == pytest.approx(share, rel=1e-12)
+        for side, mask in (("reference", r), ("prediction", p)):
+            radii = squared_local_radius(mask, weights, closed=False)
+            thickness = 2 * np.sqrt(radii[mask].astype(float))
+            assert measures["thickness"][side]["mean"] == pytest.approx(thickness.mean(), rel=1e-12)
+            pieces = plain_components(mask.astype(np.uint8), 26)[1]
+            assert measures["components"]["26"][side] == pieces
+            assert measures["betti"][side][0] == pieces
+    assert maps(tmp_path)["difference"].any()
+
+
+def test_maps_hold_each_label_s_own_thickness(place: Place, tmp_path: Path) -> None:
+    reference, prediction = pair()
+    compared(place, tmp_path, reference, prediction, (13, 16, 17))
+    expected = {}
+    for side, labels in (("reference", reference), ("prediction", prediction)):
+        expected[side] = np.zeros(labels.shape, np.float32)
+        for label in (1, 7, HUGE):
+            mask = labels == label
+            if mask.any():
+                radii = squared_local_radius(mask, (1, 1, 1), closed=False)
+                expected[side] = np.maximum(expected[side], (2 * np.sqrt(radii)).astype(np.float32))
+    same = (reference == prediction) & (reference != 0)
+    expected["difference"] = np.where(same, expected["prediction"] - expected["reference"], 0)
+    for name, values in maps(tmp_path).items():
+        assert np.array_equal(values, expected[name]), name
+
+
+def test_a_label_in_one_volume_alone_is_reported(place: Place, tmp_path: Path) -> None:
+    reference, prediction = pair()
+    found = compared(place, tmp_path, reference, prediction, (26, 30, 34))
+    seven = found["labels"]["7"]
+    assert (seven["dice"], seven["prediction_voxels"]) == (0.0, 0)
+    assert seven["hausdorff_um"] == "inf"
+    assert seven["nsd_voxel"]["0"] == 0
+    assert seven["precision"] is None
+    assert seven["thickness"]["wasserstein_um"] is None
+    for name in ("hausdorff_um", "precision", "thickness.wasserstein_um"):
+        assert seven["reasons"][name], name
+    assert "Label 7 is in the reference only" in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_pair_in_any_blocks(place: Place, data: st.DataObject) -> None:
+    reference, prediction = data.draw(label_pairs(largest=12))
+    shape = reference.shape
+    block_shape: Index = tuple(max(1, -(-n // data.draw(st.integers(1, 2)))) for n in shape)
+    with TemporaryDirectory() as whole, TemporaryDirectory() as cut:
+        options: dict[str, Any] = {"border": "closed", "maps": False, "objects": "components"}
+        first = compared(place, Path(whole), reference, prediction, shape, **options)
+        second = compared(place, Path(cut), reference, prediction, block_shape, **options)
+    assert second == first
+    for label, measures in first["labels"].items():
+        mask = np.asarray(reference == int(label))
+        if mask.size <= 400:
+            assert tuple(measures["betti"]["reference"]) == homology(mask)
+
+
+def test_labels_that_are_asked_for(place: Place, tmp_path: Path) -> None:
+    reference, prediction = pair()
+    found = compared(place, tmp_path, reference, prediction, (26, 30, 34), labels=(1,), parts=("overlap", "surface"))
+    assert list(found["labels"]) == ["1"]
+    assert "thickness" not in found["labels"]["1"]
+    assert found["overall"]["foreground"]["reference_voxels"] == (reference != 0).sum()
+
+
+def test_two_empty_volumes(place: Place, tmp_path: Path) -> None:
+    empty = np.zeros((6, 7, 8), np.uint8)
+    found = compared(place, tmp_path, empty, empty, (6, 7, 8))
+    assert found["labels"] == {}
+    assert found["overall"]["foreground"]["dice"] is None
+    assert found["overall"]["foreground"]["reasons"]["dice"]
+
+
+def test_a_label_that_fills_the_volume_has_no_thickness(place: Place, tmp_path: Path) -> None:
+    full = np.ones((6, 7, 8), np.uint8)
+    ones = compared(place, tmp_path / "unknown", full, full, (6, 4, 8))["labels"]["1"]
+    assert ones["thickness"]["reference"]["mean"] is None
+    assert "--border closed" in ones["reasons"]["thickness.reference"]
+    closed = compared(place, tmp_path / "closed", full, full, (6, 4, 8), border="closed")["labels"]["1"]
+    assert closed["thickness"]["reference"]["mean"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda r, p, i: (r, p[1:], i), r"The prediction .* has 5 × 7 × 8 voxels and the reference .* has 6 × 7 × 8"),
+        (lambda r, p, i: (r, p.astype(np.float32), i), r"The prediction .* holds float32 values; labels must be"),
+        (lambda r, p, i: (r, -p.astype(np.int16), i), r"has the label -1, but labels are 0 for the background"),
+        (lambda r, p, i: (r, p, i[:, 1:]), r"The image .* has 6 × 6 × 8 voxels and the reference"),
+        (lambda r, p, i: (r, p, np.where(i > 0.9, np.nan, i)), r"not finite|NaN"),
+    ],
+    ids=["grid", "floats", "negative", "image", "NaN"],
+)
+def test_what_cannot_be_compared(place: Place, tmp_path: Path, change: Any, sentence: str) -> None:
+    rng = np.random.default_rng(0)
+    volumes = (rng.random((6, 7, 8)) < 0.5).astype(np.uint8), (rng.random((6, 7, 8)) < 0.5).astype(np.uint8)
+    reference, prediction, image = change(*volumes, rng.random((6, 7, 8)).astype(np.float32))
+    with pytest.raises(InputError, match=sentence):
+        compared(place, tmp_path, reference, prediction, (6, 7, 8), image=image)
+
+
+def test_the_segmentations_of_totalsegmentator(place: Place, tmp_path: Path) -> None:
+    """Per label: Dice and NSD at 3 mm as its evaluation has them, volume and intensity as its statistics have them."""
+    if place.device != "cpu":
+        pytest.skip("the same on the CPU; other tests compare devices")
+    folder = shared_data("totalsegmentator_ct")
+    volumes = []
+    for name in ("example_seg", "example_seg_fast", "example_ct_sm"):
+        image = nibabel.load(folder / f"{name}.nii.gz")
+        assert isinstance(image, nibabel.Nifti1Image)
+        volumes.append(np.asarray(image.dataobj).transpose(2, 1, 0))
+    reference, prediction, grey = volumes
+    spacing = (3000.0, 3000.0, 3000.0)
+    found = compared(
+        place, tmp_path, reference, prediction, (30, 64, 64), image=grey, spacing=spacing, tolerances_um=(3000.0,),
+        parts=("overlap", "surface"), maps=False,
+    )  # fmt: skip
+    assert len(found["labels"]) == 41
+    areas = surface_areas(VoxelSize((1.0, 1.0, 1.0)))
+    for name, measures in found["labels"].items():
+        r, p = reference == int(name), prediction == int(name)
+        assert measures["dice"] == 2 * (r & p).sum() / (r.sum() + p.sum())
+        statistics = measures["structure"]["reference"]
+        assert statistics["volume_mm3"] == r.sum() * 27.0
+        if r.any():
+            assert round(statistics["intensity"]["mean"], 5) == round(float(grey[r].mean(dtype=np.float64)), 5)
+        if r.any() and p.any():
+            box = tuple(slice(max(0, a.min() - 1), a.max() + 2) for a in np.nonzero(r | p))
+            surfels = [(d, areas[code] * n) for way, d, code, n in expected_rows(r[box], p[box], (1, 1, 1)) if way > 1]
+            share = math.fsum(a for d, a in surfels if d <= 1) / math.fsum(a for _, a in surfels)
+            assert measures["nsd_surfel"]["3000"] == pytest.approx(share, rel=1e-12), name
