@@ -101,7 +101,8 @@ def assert_same_columns(place: Place, heights: Array, weight: int, reach: int, g
     for high in (False, True):
         expected = distance.export_parabolas(heights, weight, infinity, reach, high)
         found = distance.export_parabolas(place(heights), weight, infinity, reach, high)
-        for ours, theirs in zip(found, expected, strict=True):
+        pairs: Any = zip(found, expected, strict=True)
+        for ours, theirs in pairs:
             assert isinstance(ours, np.ndarray)
             assert ours.dtype == theirs.dtype
             assert np.array_equal(ours, theirs)
