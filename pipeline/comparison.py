@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +19,12 @@ from pipeline.device import Device
 from pipeline.distance import Field
 from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
-from pipeline.job import Border, distance_dtype
+from pipeline.job import PARTS, Border, ObjectKind, Part, distance_dtype
 from pipeline.ledger import Ledger
 from pipeline.parcels import open_parcel, write_parcel
 from pipeline.surface import CropGrid, LabelSurfaces, Side
 from pipeline.volume.opening import Volume
 from pipeline.volume.writing import Multiscale
-
-ObjectKind = Literal["none", "components", "labels"]
-Part = Literal["overlap", "topology", "surface", "thickness"]
-PARTS: tuple[Part, ...] = ("overlap", "topology", "surface", "thickness")
-"""What is compared, from cheap to dear; overlap, with areas and Euler numbers, is always there."""
 
 FOUND = "labels.parcel"
 THICKNESS_STAGE_OF_AXIS = {2: "mask", 1: "distance-y", 0: "distance-z"}

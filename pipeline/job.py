@@ -18,6 +18,10 @@ from pipeline.volume.writing import Multiscale
 
 Border = Literal["unknown", "closed"]
 MapKind = Literal["thickness", "squared-radius", "none"]
+ObjectKind = Literal["none", "components", "labels"]
+Part = Literal["overlap", "topology", "surface", "thickness"]
+PARTS: tuple[Part, ...] = ("overlap", "topology", "surface", "thickness")
+"""What a comparison measures, from cheap to dear; overlap, with areas and Euler numbers, is always there."""
 
 # A squared distance is formed between any voxel of a tile or cell and any centre; their boxes may stick out of the
 # volume by less than this.

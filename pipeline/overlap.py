@@ -83,6 +83,9 @@ def overlap_of_block(
         if array is not None and array.shape != expected:
             raise ValueError(f"the block {box} needs arrays of {expected}, not {array.shape}")
     volumes = {"reference": reference} if prediction is None else {"reference": reference, "prediction": prediction}
+    for name, volume in volumes.items():
+        if volume.dtype.kind not in "bui":
+            raise InputError(f"The {name} holds {volume.dtype} values; labels must be integers or bool.")
     labels = {name: _patterns(volume) for name, volume in volumes.items()}
 
     contribution = _structures_of_block(labels, image, box, read)

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from cluster.local import Workers, default_workers, open_cluster
-from pipeline.comparison import PARTS, ObjectKind, Part
 from pipeline.engine import Client
 from pipeline.errors import InputError
+from pipeline.job import PARTS, ObjectKind, Part
 from workflows.config import ComparisonConfig
 from workflows.options import (
     BlockOption,

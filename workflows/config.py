@@ -7,11 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from cluster.local import DeviceChoice
-from pipeline.comparison import PARTS, ObjectKind, Part
 from pipeline.device import Device
 from pipeline.errors import InputError
 from pipeline.geometry import Index
-from pipeline.job import Border, MapKind
+from pipeline.job import PARTS, Border, MapKind, ObjectKind, Part
 from pipeline.volume.foreground import Foreground
 
 ALGORITHM_VERSION = 1

@@ -194,5 +194,8 @@ def tidy(run: RunFolder) -> None:
 def open_run_folder(path: Path) -> RunFolder:
     """An existing run folder."""
     run = RunFolder(Path(os.path.abspath(path)))
-    run.common  # noqa: B018  raises RunError where it is none
+    if run.workflow == "thickness":
+        run.config()
+    else:
+        run.comparison_config()
     return run
