@@ -45,13 +45,15 @@ class ComparisonJob:
     """One comparison as its tasks see it: small, picklable, no data.
 
     prediction : None where the structures of one volume are described, not compared. image : grey values of the same
-    grid, or None. labels : those that are compared, None for all. widths : of boundaries, in voxels. maps : where the
-    maps of thickness go, by "reference", "prediction" and "difference"; empty for none.
+    grid, or None. regions : labels by which measures are split too, or None. labels : those that are compared, None
+    for all. widths : of boundaries, in voxels. maps : where the maps of thickness go, by "reference", "prediction" and
+    "difference"; empty for none.
     """
 
     reference: Volume
     prediction: Volume | None
     image: Volume | None
+    regions: Volume | None
     labels: tuple[int, ...] | None
     voxel_size: VoxelSize
     border: Border
@@ -69,6 +71,13 @@ class ComparisonJob:
         if self.prediction is None:
             return {"reference": self.reference}
         return {"reference": self.reference, "prediction": self.prediction}
+
+    @property
+    def volumes(self) -> dict[str, Volume]:
+        """All volumes that are read, by their part in the comparison."""
+        others = {"image": self.image, "regions": self.regions}
+        given = {name: volume for name, volume in others.items() if volume is not None}
+        return {str(side): volume for side, volume in self.sides.items()} | given
 
     def wants(self, label: int) -> bool:
         """Whether a label is compared."""
@@ -149,10 +158,7 @@ class Structure:
 
     def part(self, block: Index) -> Box:
         """What lies of the structure's box in a block, in the coordinates of the volume."""
-        box = self.grid.box(block)
-        z, y, x = (a + b for a, b in zip(box.start, self.grid.crop.start, strict=True))
-        end_z, end_y, end_x = (a + b for a, b in zip(box.stop, self.grid.crop.start, strict=True))
-        return Box((z, y, x), (end_z, end_y, end_x))
+        return self.grid.part(block)
 
     def name(self, what: str) -> str:
         """The name of an array of this structure in the parcels."""

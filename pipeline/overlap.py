@@ -86,7 +86,7 @@ def overlap_of_block(
     for name, volume in volumes.items():
         if volume.dtype.kind not in "bui":
             raise InputError(f"The {name} holds {volume.dtype} values; labels must be integers or bool.")
-    labels = {name: _patterns(volume) for name, volume in volumes.items()}
+    labels = {name: bit_patterns(volume) for name, volume in volumes.items()}
 
     contribution = _structures_of_block(labels, image, box, read)
     for column, (name, volume) in enumerate(volumes.items()):
@@ -120,7 +120,7 @@ def _structures_of_block(labels: Mapping[str, Array], image: Array | None, box: 
     """The contribution of a block but for the corners."""
     nothing = np.zeros((0, 0, 0), np.uint8)
     volumes = [labels["reference"], labels.get("prediction", nothing)]
-    volumes.append(nothing if image is None else _patterns(_checked_image(image)))
+    volumes.append(nothing if image is None else bit_patterns(_checked_image(image)))
     width_r, width_p, width_g = (volume.itemsize if volume.size else 0 for volume in volumes)
     widths = (width_r, width_p, width_g)
     reference, prediction, grey = (volume.view(np.uint8) for volume in volumes)
@@ -302,7 +302,7 @@ def _sum(arrays: Any) -> Array:
     return np.asarray(np.sum(list(arrays), axis=0, dtype=np.int64))
 
 
-def _patterns(values: Array) -> Array:
+def bit_patterns(values: Array) -> Array:
     """An array as the unsigned integers of its width, contiguous and in the byte order of the machine."""
     if values.dtype.kind not in "buif":
         raise InputError(f"Volumes of {values.dtype} cannot be compared; convert it to integers or floats.")

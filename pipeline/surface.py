@@ -22,7 +22,7 @@ twice that while it is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -42,6 +42,8 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
 Side = Literal["reference", "prediction"]
+Note = Callable[[Side, Array, Mask], None]
+"""Told of a side's surface voxels in a block: their squared distances to the other side, and where they lie (1)."""
 Kind = Literal["voxels", "corners"]
 
 SEEDS_STAGE = "surface"
@@ -77,10 +79,13 @@ class CropGrid:
     def counts(self) -> Index:
         return self.parent.counts
 
+    def part(self, block: Index) -> Box:
+        """What lies of a block of the parent in the crop, in the coordinates of the parent."""
+        return _clipped(self.parent.box(block), self.crop)
+
     def box(self, block: Index) -> Box:
-        """What lies of a block of the parent in the crop."""
-        whole = self.parent.box(block)
-        return _shifted(_clipped(whole, self.crop), self.crop.start, -1)
+        """The same in the coordinates of the crop."""
+        return _shifted(self.part(block), self.crop.start, -1)
 
 
 @dataclass(frozen=True)
@@ -265,21 +270,24 @@ def _exported(
     return distance.export_parabolas(field, block, distances, axis=distance.AXES[axes])
 
 
-def count_distances(label: LabelSurfaces, block: Index) -> dict[str, Array]:
+def count_distances(label: LabelSurfaces, block: Index, note: Note = lambda *_: None) -> dict[str, Array]:
     """Stage `surface-distance`: the tally of a block, by the names that `tally_of` reads.
 
+    note : for whoever counts the surface voxels otherwise too.
     Reads the block's parcel of stage `surface`, those of its row of the stages before, and those of stage `surface`
     of the blocks within the widest boundary.
     """
     own = label.ledger.receipt(SEEDS_STAGE, block)
-    rows = np.concatenate([_counted(label, own, block, kind, side) for kind, side in DIRECTIONS], axis=1)
+    rows = np.concatenate([_counted(label, own, block, kind, side, note) for kind, side in DIRECTIONS], axis=1)
     return {
         f"{label.name}-distances": SurfaceTally.of_rows(rows).rows,
         f"{label.name}-layers": _layers(label, block),
     }
 
 
-def _counted(label: LabelSurfaces, own: Parcel, block: Index, kind: Kind, side: Side) -> Counts:
+def _counted(
+    label: LabelSurfaces, own: Parcel, block: Index, kind: Kind, side: Side, note: Note
+) -> Counts:  # fmt: skip
     """The rows of a block's tally in one direction, in no particular order."""
     elements = _elements(label, own, block, kind, side)
     if not elements.any():
@@ -292,6 +300,8 @@ def _counted(label: LabelSurfaces, own: Parcel, block: Index, kind: Kind, side: 
         distances = distance.squared_distance(field, block, mask, axes=3)
     else:
         distances = np.full(elements.shape, unreached, field.dtype)
+    if kind == "voxels":
+        note(side, distances, elements)
     squared_distance, code, count = kernels.count_distances(distances, elements, codes, unreached)
     return np.stack((np.full_like(count, DIRECTIONS.index((kind, side))), squared_distance, code, count))
 

@@ -75,6 +75,10 @@ class Tally:
         sums = np.add.reduceat(counts, starts) if starts.size else counts
         return Tally(label=labels[starts], squared_radius=radii[starts], voxels=sums)
 
+    def arrays(self) -> dict[str, Counts]:
+        """The columns by their names, as a parcel holds them."""
+        return {"label": self.label, "squared_radius": self.squared_radius, "voxels": self.voxels}
+
     def total(self) -> Histogram:
         """Voxels per squared radius over all labels, the foreground outside every region included."""
         whole = Tally.of_counts(label=np.zeros_like(self.label), squared_radius=self.squared_radius, voxels=self.voxels)

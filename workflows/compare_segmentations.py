@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import cavities, centres, components, device, distance, objects, overlap, surface, thickness
+from pipeline import cavities, centres, components, device, distance, objects, overlap, regions, surface, thickness
 from pipeline.comparison import ComparisonJob, FoundLabel, Structure, read_labels, within
 from pipeline.components import CONNECTIVITIES, Connectivity
 from pipeline.device import Host
@@ -30,7 +30,7 @@ from pipeline.geometry import Box, Index
 from pipeline.kernels import distance as distance_kernels
 from pipeline.kernels import tally as tally_kernels
 from pipeline.parcels import open_parcel, write_parcel
-from pipeline.surface import SIDES, Side
+from pipeline.surface import SIDES, LabelSurfaces, Side
 from pipeline.tally import Tally
 from workflows.measure_thickness import create_whole
 from workflows.stages import Conclusion, run_stages
@@ -41,6 +41,8 @@ Arrays = dict[str, Array]
 OVERLAP = "overlap.parcel"
 REACH = "reach.parcel"
 CONTRIBUTIONS_PER_MERGE = 16
+NO_REGIONS = np.zeros((1, 1, 1), np.int64)
+"""One region that is everywhere, for tallies."""
 OBJECT_CONNECTIVITY: Connectivity = 26
 
 
@@ -58,7 +60,14 @@ def count_overlap(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome
         prediction = job.prediction.read(wide) if job.prediction else None
         image = job.image.read(box) if job.image else None
     with clock("overlap"):
-        return Outcome({}, overlap.overlap_of_block(reference, prediction, image, box=box, shape=job.grid.shape))
+        arrays = overlap.overlap_of_block(reference, prediction, image, box=box, shape=job.grid.shape)
+    if job.regions is not None and prediction is not None:
+        with clock("read"):
+            of_block = regions.read_regions(job.regions, box)
+        with clock("regions"):
+            core = within(box, wide)
+            arrays |= regions.region_overlap(reference[core], prediction[core], of_block).arrays()
+    return Outcome({}, arrays)
 
 
 def label_components(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
@@ -151,11 +160,32 @@ def surface_neighbours(job: ComparisonJob, block: Index, clock: Stopwatch, *, ax
 def count_surface_distances(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
     """How far the surface elements of the block lie from the other surface."""
     arrays: Arrays = {}
+    box = job.grid.box(block)
+    of_block = _regions_of(job, block, clock)
     with clock("surface"):
         for label in job.surfaces():
-            if label.touches(block):
-                arrays |= surface.count_distances(label, block)
+            if not label.touches(block):
+                continue
+            by_region: Arrays = {}
+
+            def note(
+                side: Side, distances: Array, elements: Array, label: LabelSurfaces = label, into: Arrays = by_region
+            ) -> None:
+                if of_block is not None:
+                    part = of_block[within(label.blocks.part(block), box)]
+                    tally = regions.region_distances(distances, elements, part)
+                    into.update(named(label.array("region-", side), tally.arrays()))
+
+            arrays |= surface.count_distances(label, block, note) | by_region
     return Outcome({}, arrays)
+
+
+def _regions_of(job: ComparisonJob, block: Index, clock: Stopwatch) -> Array | None:
+    """The regions of a block, where measures are split by them."""
+    if job.regions is None:
+        return None
+    with clock("read"):
+        return regions.read_regions(job.regions, job.grid.box(block))
 
 
 def read_masks(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
@@ -233,15 +263,18 @@ def measure_structures(job: ComparisonJob, block: Index, clock: Stopwatch) -> Ou
     arrays: Arrays = {}
     maps = {name: np.zeros(box.shape, np.float32) for name in job.maps}
     before: tuple[Structure, Array] | None = None
+    of_block = _regions_of(job, block, clock)
     with clock("read"):
         reach = open_parcel(job.ledger.folder / REACH)
     for structure in job.structures(block):
         bits = _stored_bits(job, structure, block, clock)
         largest = reach.read(structure.name("largest"))
+        split = NO_REGIONS if of_block is None else of_block[within(structure.part(block), box)]
 
         def work(
-            place: Host, structure: Structure = structure, bits: Array = bits, largest: Array = largest
-        ) -> tuple[Tally, Array | None]:
+            place: Host, structure: Structure = structure, bits: Array = bits, largest: Array = largest,
+            split: Array = split,
+        ) -> tuple[Tally, Array | None]:  # fmt: skip
             mask = _unpacked(structure, block, bits, place)
             with clock("gather"):
                 radii = thickness.squared_local_radius(
@@ -249,13 +282,13 @@ def measure_structures(job: ComparisonJob, block: Index, clock: Stopwatch) -> Ou
                 )
                 place.wait()
             with clock("tally"):
-                label, radius, voxels = tally_kernels.count_pairs(radii, np.zeros((1, 1, 1), np.int64))
+                label, radius, voxels = tally_kernels.count_pairs(radii, split)
                 tally = Tally.of_counts(label=label, squared_radius=radius, voxels=voxels)
             with clock("map"):
                 return tally, place.down(thickness.thickness_um(radii, job.voxel_size.unit_um)) if maps else None
 
         tally, values = device.run(job.device, work)
-        arrays[structure.name("radius")], arrays[structure.name("voxels")] = tally.squared_radius, tally.voxels
+        arrays |= {structure.name(name): array for name, array in tally.arrays().items()}
         if values is not None:
             part = maps[structure.side][within(structure.part(block), box)]
             np.maximum(part, values, out=part)  # a voxel has one label, the others are 0 there
@@ -360,10 +393,19 @@ def merged_overlap(job: ComparisonJob) -> Arrays:
     whole: Arrays | None = None
     waiting: list[Arrays] = []
     for _, parcel in job.ledger.finished_tasks("overlap"):
-        waiting.append({name: parcel.read(name) for name in parcel.arrays})
+        waiting.append({name: parcel.read(name) for name in parcel.arrays if not name.startswith("region-")})
         if len(waiting) == CONTRIBUTIONS_PER_MERGE:
             whole, waiting = overlap.merge(*([whole] if whole else []), *waiting), []
     return overlap.merge(*([whole] if whole else []), *waiting)
+
+
+def merged_regions(job: ComparisonJob) -> regions.RegionOverlap:
+    """The overlap by region out of the parcels of all blocks; 64 bytes per distinct (region, label, label)."""
+    whole = regions.RegionOverlap.merged(())
+    for _, parcel in job.ledger.finished_tasks("overlap"):
+        found = regions.RegionOverlap(parcel.read("region-labels"), parcel.read("region-voxels"))
+        whole = regions.RegionOverlap.merged((whole, found))
+    return whole
 
 
 def read_overlap(job: ComparisonJob) -> Arrays:

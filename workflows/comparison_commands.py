@@ -21,6 +21,7 @@ from workflows.options import (
     KeepOption,
     LevelOption,
     QuietOption,
+    RegionsOption,
     RunOption,
     SchedulerOption,
     VoxelSizeOption,
@@ -84,8 +85,8 @@ def objects_of(text: str) -> ObjectKind:
 
 def comparison_config(
     reference: str, prediction: str | None, level: int, labels: str | None, tolerances: str, widths: str,
-    voxel_size_um: str | None, image: str | None, measures: str, objects: str, border: str, maps: bool,
-    block_shape: str | None, device: str, *, keep_scratch: bool,
+    voxel_size_um: str | None, image: str | None, regions: str | None, measures: str, objects: str, border: str,
+    maps: bool, block_shape: str | None, device: str, *, keep_scratch: bool,
 ) -> ComparisonConfig:  # fmt: skip
     """The configuration out of the options."""
     from pipeline.volume.opening import absolute_location
@@ -95,6 +96,7 @@ def comparison_config(
         reference=absolute_location(reference),
         prediction=absolute_location(prediction) if prediction is not None else None,
         image=absolute_location(image) if image is not None else None,
+        regions=absolute_location(regions) if regions is not None else None,
         level=level,
         labels=whole_numbers(labels, name="--label", least=1) if labels is not None else None,
         tolerances_um=numbers(tolerances, name="--tolerance-um", counts=tuple(range(1, 100))),
@@ -113,18 +115,19 @@ def comparison_config(
 def compare(
     reference: ReferenceArgument, prediction: PredictionArgument, run: RunOption, level: LevelOption = 0,
     label: LabelsOption = None, tolerance_um: ToleranceOption = "0", boundary_width: WidthOption = "1,2",
-    voxel_size_um: VoxelSizeOption = None, image: ImageOption = None, measures: MeasuresOption = EVERYTHING,
-    objects: ObjectsOption = "none", border: BorderOption = "unknown", maps: MapsOption = True,
-    block_shape: BlockOption = None, workers: WorkersOption = None, scheduler: SchedulerOption = None,
-    device: DeviceOption = "auto", keep_scratch: KeepOption = False, quiet: QuietOption = False,
+    voxel_size_um: VoxelSizeOption = None, image: ImageOption = None, regions: RegionsOption = None,
+    measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none", border: BorderOption = "unknown",
+    maps: MapsOption = True, block_shape: BlockOption = None, workers: WorkersOption = None,
+    scheduler: SchedulerOption = None, device: DeviceOption = "auto", keep_scratch: KeepOption = False,
+    quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Compare a predicted segmentation with a reference.
 
     Overlap, surface distances, topology and thickness, per label and overall, exact for every blocking.
     """
     config = comparison_config(
-        reference, prediction, level, label, tolerance_um, boundary_width, voxel_size_um, image, measures, objects,
-        border, maps, block_shape, device,
+        reference, prediction, level, label, tolerance_um, boundary_width, voxel_size_um, image, regions, measures,
+        objects, border, maps, block_shape, device,
         keep_scratch=keep_scratch,
     )  # fmt: skip
     print_comparison(run, carry_out(config, run, workers, scheduler, quiet=quiet))
@@ -141,8 +144,8 @@ def statistics(
     Volume, centroid, bounding box and, with --image, the grey values inside.
     """
     config = comparison_config(
-        labels, None, level, label, "0", "1", voxel_size_um, image, "overlap", "none", "unknown", False, block_shape,
-        "cpu",
+        labels, None, level, label, "0", "1", voxel_size_um, image, None, "overlap", "none", "unknown", False,
+        block_shape, "cpu",
         keep_scratch=False,
     )  # fmt: skip
     print_structures(run, carry_out(config, run, workers, scheduler, quiet=quiet))
@@ -156,7 +159,7 @@ def detect(
 ) -> None:  # fmt: skip
     """Find the centre of every connected component (26 neighbours), with its class."""
     config = comparison_config(
-        labels, None, level, label, "0", "1", voxel_size_um, None, "overlap", "components", "unknown", False,
+        labels, None, level, label, "0", "1", voxel_size_um, None, None, "overlap", "components", "unknown", False,
         block_shape, "cpu",
         keep_scratch=False,
     )  # fmt: skip
@@ -176,17 +179,17 @@ def score_detections(
 def plan_comparison(
     reference: ReferenceArgument, prediction: PredictionArgument, level: LevelOption = 0, label: LabelsOption = None,
     boundary_width: WidthOption = "1,2", voxel_size_um: VoxelSizeOption = None, image: ImageOption = None,
-    measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none", border: BorderOption = "unknown",
-    maps: MapsOption = True, block_shape: BlockOption = None, workers: WorkersOption = None,
-    scheduler: SchedulerOption = None, device: DeviceOption = "auto",
+    regions: RegionsOption = None, measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none",
+    border: BorderOption = "unknown", maps: MapsOption = True, block_shape: BlockOption = None,
+    workers: WorkersOption = None, scheduler: SchedulerOption = None, device: DeviceOption = "auto",
 ) -> None:  # fmt: skip
     """Blocks, stages, bytes and memory of a comparison; nothing is measured."""
     from workflows.plan_comparison import check_comparison_memory, describe_comparison, make_comparison_plan
     from workflows.run_comparison import plan_of, task_counts
 
     config = comparison_config(
-        reference, prediction, level, label, "0", boundary_width, voxel_size_um, image, measures, objects, border,
-        maps, block_shape, device,
+        reference, prediction, level, label, "0", boundary_width, voxel_size_um, image, regions, measures, objects,
+        border, maps, block_shape, device,
         keep_scratch=False,
     )  # fmt: skip
     if scheduler is None:

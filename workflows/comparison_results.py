@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.local import Workers
-from pipeline import cavities, components, objects, surface
-from pipeline.comparison import ComparisonJob, read_labels
+from pipeline import cavities, components, objects, regions, surface
+from pipeline.comparison import ComparisonJob, FoundLabel, read_labels
 from pipeline.components import CONNECTIVITIES, Connectivity, Union
 from pipeline.errors import StorageError
 from pipeline.files import write_json, write_whole
@@ -25,13 +25,14 @@ from pipeline.measures.distributions import EMPTY, distribution_distances
 from pipeline.measures.objects import object_measures
 from pipeline.measures.overlap import (
     confusion_of,
+    confusions,
     foreground_confusion,
     label_averages,
     multiclass_measures,
     overlap_measures,
 )
 from pipeline.measures.structures import structure_statistics, totalsegmentator_statistics
-from pipeline.measures.surface import surface_measures
+from pipeline.measures.surface import region_surface_measures, surface_measures
 from pipeline.measures.topology import Topology, topology_measures
 from pipeline.objects import Described, ObjectTally
 from pipeline.report import (
@@ -47,7 +48,7 @@ from pipeline.statistics import described
 from pipeline.surface import SIDES, Side
 from pipeline.tally import Histogram, Tally, merge
 from pipeline.volume.opening import Volume
-from workflows.compare_segmentations import OBJECT_CONNECTIVITY, read_overlap
+from workflows.compare_segmentations import OBJECT_CONNECTIVITY, merged_regions, read_overlap
 from workflows.provenance import circumstances, shown_circumstances
 from workflows.run_folder import RunFolder
 
@@ -58,6 +59,9 @@ SLICE_PIXELS = 1024
 """Slices of the report come from the finest level of the maps whose longest axis is not longer than this."""
 FILLED = "the label fills the volume and what lies outside is unknown, so it has no background; try --border closed"
 ABSENT = "the label is not in this volume"
+NOT_HERE = "the label has no voxel with a thickness in this region"
+NO_VOXELS = Histogram(np.zeros(0, np.int64), np.zeros(0, np.int64))
+TALLY_COLUMNS = ("label", "squared_radius", "voxels")
 
 
 def write_comparison_results(
@@ -81,8 +85,11 @@ def write_comparison_results(
             if job.objects == "components":
                 write_points(run.path / "detections.csv", points_of(detected(job), job.reference.name))
         else:
-            histograms = thickness_histograms(job)
+            tallies = thickness_tallies(job)
+            histograms = {key: tally.total() for key, tally in tallies.items()}
             results = comparison(job, histograms, config.tolerances_um)
+            if job.regions is not None:
+                results["regions"] = of_regions(job, tallies, config.tolerances_um)
             write_json(run.path / "comparison.json", results)
             write_table(run.path / "comparison.csv", results["labels"])
             content = _content(job, results, histograms, totals, provenance)
@@ -167,7 +174,7 @@ def comparison(
             ]
             parts.append(topology_measures(*sides))
         if "thickness" in job.parts:
-            parts.append(_thickness(job, one.label, histograms))
+            parts.append(_thickness(job, one, histograms))
         if object_tally is not None and job.objects == "components":
             parts.append({"objects": object_measures(object_tally, one.label)})
         if job.image is not None:
@@ -198,21 +205,25 @@ def comparison(
     }
 
 
-def _thickness(job: ComparisonJob, label: int, histograms: Mapping[tuple[int, Side], Histogram]) -> Measures:
-    none = Histogram(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    reference, prediction = (histograms.get((label, side), none) for side in SIDES)
-    wasserstein, kolmogorov_smirnov = distribution_distances(reference, prediction, job.voxel_size.unit_um)
-    reasons = {}
-    voxels = next(one for one in job.found_labels() if one.label == label)[3:]
-    for side, histogram, present in zip(SIDES, (reference, prediction), voxels, strict=True):
-        if not histogram.voxels.size:
-            reasons[f"thickness.{side}"] = FILLED if present else ABSENT
+def _thickness(job: ComparisonJob, one: FoundLabel, histograms: Mapping[tuple[int, Side], Histogram]) -> Measures:
+    """The thickness of both, of a label of the whole volume."""
+    why = {side: FILLED if present else ABSENT for side, present in zip(SIDES, one[3:], strict=True)}
+    return _thickness_of_both({side: histograms.get((one.label, side), NO_VOXELS) for side in SIDES}, job, why)
+
+
+def _thickness_of_both(
+    histograms: Mapping[Side, Histogram], job: ComparisonJob, why: Mapping[Side, str]
+) -> Measures:  # fmt: skip
+    """Thickness statistics of both sides and how far their distributions are apart. why : one has no voxels."""
+    wasserstein, kolmogorov_smirnov = distribution_distances(
+        histograms["reference"], histograms["prediction"], job.voxel_size.unit_um
+    )
+    reasons = {f"thickness.{side}": why[side] for side in SIDES if not histograms[side].voxels.size}
     if math.isnan(wasserstein):
         reasons |= dict.fromkeys(("thickness.wasserstein_um", "thickness.kolmogorov_smirnov"), EMPTY)
     return {
         "thickness": {
-            "reference": described(reference, job.voxel_size)["thickness_um"],
-            "prediction": described(prediction, job.voxel_size)["thickness_um"],
+            **{side: described(histograms[side], job.voxel_size)["thickness_um"] for side in SIDES},
             "wasserstein_um": wasserstein,
             "kolmogorov_smirnov": kolmogorov_smirnov,
         },
@@ -220,18 +231,61 @@ def _thickness(job: ComparisonJob, label: int, histograms: Mapping[tuple[int, Si
     }
 
 
-def thickness_histograms(job: ComparisonJob) -> dict[tuple[int, Side], Histogram]:
-    """Voxels per squared radius of every label of either side, out of the receipts of the thickness stage."""
+def of_regions(
+    job: ComparisonJob, tallies: Mapping[tuple[int, Side], Tally], tolerances_um: tuple[float, ...]
+) -> Measures:
+    """Region → voxels, overlap of the foreground, and labels → id → the measures that a region has."""
+    overlaps = merged_regions(job)
+    surfaces = _surfaces_by_region(job) if "surface" in job.parts else {}
+    result: Measures = {}
+    for region in overlaps.regions():
+        pairs = overlaps.of_region(region)
+        labels: dict[str, Measures] = {}
+        for label, confusion in confusions(pairs).items():
+            if not job.wants(label):
+                continue
+            parts = [overlap_measures(confusion, job.voxel_size)]
+            if label in surfaces:
+                here = regions.surface_of_region(surfaces[label], region)
+                parts.append(region_surface_measures(here, job.voxel_size, tolerances_um=tolerances_um))
+            if "thickness" in job.parts:
+                of_sides = {side: tallies.get((label, side), Tally.empty()).of_label(region) for side in SIDES}
+                parts.append(_thickness_of_both(of_sides, job, dict.fromkeys(SIDES, NOT_HERE)))
+            labels[str(label)] = _joined(parts)
+        foreground = overlap_measures(foreground_confusion(pairs), job.voxel_size)
+        voxels = int(pairs["volume-voxels"][0])
+        result[str(region)] = _plain({"voxels": voxels, "foreground": foreground, "labels": labels})
+    return result
+
+
+def _surfaces_by_region(job: ComparisonJob) -> dict[int, dict[Side, Tally]]:
+    """Of every label and side: surface voxels by region and squared distance plus one."""
+    found: dict[int, dict[Side, Tally]] = {}
+    for label in job.surfaces():
+        found[int(label.name)] = dict.fromkeys(SIDES, Tally.empty())
+        for block in job.grid:
+            if not label.touches(block):
+                continue
+            receipt = job.ledger.receipt(surface.COUNT_STAGE, block)
+            for side, so_far in found[int(label.name)].items():
+                names = {name: label.array(f"region-{name}", side) for name in TALLY_COLUMNS}
+                if names["label"] in receipt.arrays:
+                    tally = Tally(**{name: receipt.read(stored) for name, stored in names.items()})
+                    found[int(label.name)][side] = merge(so_far, tally)
+    return found
+
+
+def thickness_tallies(job: ComparisonJob) -> dict[tuple[int, Side], Tally]:
+    """Voxels per region and squared radius of every label of either side, out of the receipts of stage thickness."""
     if "thickness" not in job.parts:
         return {}
     found: dict[tuple[int, Side], Tally] = {}
     for block, receipt in job.ledger.finished_tasks("thickness"):
         for structure in job.structures(block):
-            radius, voxels = receipt.read(structure.name("radius")), receipt.read(structure.name("voxels"))
-            tally = Tally(label=np.zeros_like(radius), squared_radius=radius, voxels=voxels)
+            tally = Tally(**{name: receipt.read(structure.name(name)) for name in TALLY_COLUMNS})
             key = structure.label, structure.side
             found[key] = merge(found[key], tally) if key in found else tally
-    return {key: tally.total() for key, tally in found.items()}
+    return found
 
 
 def merged_topology(job: ComparisonJob) -> dict[Side, tuple[dict[Connectivity, dict[int, int]], dict[int, int]]]:
@@ -356,8 +410,9 @@ def _content(
         "Blocks": f"{len(job.grid):,} of {blocks} voxels",
         **shown_circumstances(provenance),
     }
-    if job.image is not None:
-        shown["Image"] = job.image.name
+    for what, volume in (("Image", job.image), ("Regions", job.regions)):
+        if volume is not None:
+            shown[what] = volume.name
     return ComparisonContent(
         title=f"{Path(job.prediction.location).name} compared with {Path(job.reference.location).name}",
         comparison=results,
@@ -375,10 +430,11 @@ def _content(
 
 
 def _histogram_pairs(job: ComparisonJob, histograms: Mapping[tuple[int, Side], Histogram]) -> dict[str, HistogramPair]:
-    none = Histogram(np.zeros(0, np.int64), np.zeros(0, np.int64))
     unit = job.voxel_size.unit_um
     return {
-        str(label): HistogramPair(*(ThicknessHistogram(*histograms.get((label, side), none), unit) for side in SIDES))
+        str(label): HistogramPair(
+            *(ThicknessHistogram(*histograms.get((label, side), NO_VOXELS), unit) for side in SIDES)
+        )
         for label in sorted({label for label, _ in histograms})
     }
 

@@ -114,7 +114,7 @@ def measure_block(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
     if job.map is not None and values is not None:
         with clock("write"):
             job.map.write_own_levels(block, values)
-    return Outcome({}, {"label": tally.label, "squared_radius": tally.squared_radius, "voxels": tally.voxels})
+    return Outcome({}, tally.arrays())
 
 
 def stored_bits(job: ThicknessJob, block: Index, clock: Stopwatch) -> npt.NDArray[np.uint8]:

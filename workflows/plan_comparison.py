@@ -28,6 +28,7 @@ from workflows.plan_thickness import (
     decoded_bytes,
     fitted,
     gib,
+    open_regions,
     times,
     usable_bytes,
 )
@@ -65,6 +66,7 @@ def open_comparison(
     if config.image is not None:
         image = open_volume(config.image, level=config.level, voxel_size_um=config.voxel_size_um)
         check_grid("image", image, reference)
+    regions = open_regions(config.regions, "reference", reference) if config.regions is not None else None
     if any(not 1 <= width <= WIDEST_BOUNDARY for width in config.boundary_widths):
         raise InputError(f"--boundary-width takes 1 to {WIDEST_BOUNDARY} voxels, not {config.boundary_widths}.")
     if any(not (math.isfinite(t) and t >= 0) for t in config.tolerances_um):
@@ -77,6 +79,7 @@ def open_comparison(
         reference=reference,
         prediction=prediction,
         image=image,
+        regions=regions,
         labels=config.labels,
         voxel_size=voxel_size,
         border=config.border,
@@ -152,7 +155,7 @@ def comparison_bytes(job: ComparisonJob) -> Mapping[str, int]:
     wide = math.prod(n + 2 for n in block)
     size = distance_dtype(job.grid.shape, job.voxel_size).itemsize
     labels = sum(wide * np.dtype(volume.dtype).itemsize + volume.piece_bytes(block) for volume in job.sides.values())
-    grey = job.image.read_bytes(block) if job.image else 0
+    grey = sum(volume.read_bytes(block) for volume in (job.image, job.regions) if volume)
     parabolas = 2 * voxels * (size + 2)
     swept = voxels * (3 + 2 * size)
     written = max((write_block_bytes(block, image.dtype) for image in job.maps.values()), default=0)
@@ -225,9 +228,10 @@ def make_comparison_plan(job: ComparisonJob, stage_names: list[tuple[str, int]])
         for name, tasks in stage_names
     )  # fmt: skip
     reads = sum(READS.get(name, 0) for name, _ in stage_names)
-    volumes = dict(job.sides) | ({"image": job.image} if job.image else {})
     source = reads * sum(decoded_bytes(volume, job.grid) for volume in job.sides.values())
     source += decoded_bytes(job.image, job.grid) if job.image else 0
+    counted = 1 + ("surface" in job.parts) + ("thickness" in job.parts)
+    source += counted * decoded_bytes(job.regions, job.grid) if job.regions else 0
     levels = [(math.prod(shape), image) for image in job.maps.values() for shape in image.level_shapes]
     return ComparisonPlan(
         shape=job.grid.shape,
@@ -238,7 +242,7 @@ def make_comparison_plan(job: ComparisonJob, stage_names: list[tuple[str, int]])
         stages=stages,
         source_bytes=source,
         map_bytes=sum(voxels * np.dtype(image.dtype).itemsize for voxels, image in levels),
-        identities={name: volume.identity() for name, volume in volumes.items()},
+        identities={name: volume.identity() for name, volume in job.volumes.items()},
     )
 
 
@@ -246,8 +250,7 @@ def describe_comparison(job: ComparisonJob, plan: ComparisonPlan, workers: Worke
     """The plan as a person reads it."""
     worst = max(stage.memory_bytes for stage in plan.stages)
     rows = {
-        name: f"{volume.name}: {times(volume.shape)} voxels, {volume.dtype}"
-        for name, volume in (dict(job.sides) | ({"image": job.image} if job.image else {})).items()
+        name: f"{volume.name}: {times(volume.shape)} voxels, {volume.dtype}" for name, volume in job.volumes.items()
     }
     rows |= {
         "voxel size": f"{', '.join(f'{v:g}' for v in plan.voxel_size_um)} µm (z, y, x)",

@@ -43,7 +43,7 @@ def open_job(
             f"{mask.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7 (z,y,x)."
         )
     distance_dtype(mask.shape, mask.voxel_size)
-    regions = open_regions(config, mask) if config.regions is not None else None
+    regions = open_regions(config.regions, "mask", mask) if config.regions is not None else None
     blocks = block_shape or config.block_shape or mask.shape
     if any(not 1 <= side <= LARGEST_SIDE for side in blocks):
         raise InputError(f"--block-shape {','.join(map(str, blocks))}: sides must lie between 1 and {LARGEST_SIDE}.")
@@ -65,15 +65,14 @@ def open_job(
     )
 
 
-def open_regions(config: ThicknessConfig, mask: Volume) -> Volume:
-    """The labels of the regions, on the grid of the mask."""
-    assert config.regions is not None
-    regions = open_volume(config.regions)
-    if regions.level_count > 1 and regions.level != mask.level < regions.level_count:
-        regions = open_volume(config.regions, level=mask.level)
-    if regions.shape != mask.shape:
+def open_regions(location: str, what: str, whole: Volume) -> Volume:
+    """The labels of the regions, on the grid of a volume that is called `what`."""
+    regions = open_volume(location)
+    if regions.level_count > 1 and regions.level != whole.level < regions.level_count:
+        regions = open_volume(location, level=whole.level)
+    if regions.shape != whole.shape:
         raise InputError(
-            f"The regions {regions.name} have {regions.shape} voxels and the mask {mask.name} has {mask.shape};"
+            f"The regions {regions.name} have {regions.shape} voxels and the {what} {whole.name} has {whole.shape};"
             " both must have the same grid."
         )
     if np.dtype(regions.dtype).kind not in "bui":

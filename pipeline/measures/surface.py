@@ -33,6 +33,7 @@ BoundaryKind = Literal["euclidean", "chebyshev"]
 """Depth of a boundary: distance to the mask's own surface voxels (MetricsReloaded), or erosions (Cheng et al.)."""
 
 NO_SURFACES = "the label is in neither volume, so there are no surfaces to compare"
+NO_SURFACE_HERE = "no surface voxel of the label lies in this region"
 ONE_SURFACE = "the label is in only one of the two volumes, so the distance to the other surface is infinite"
 
 
@@ -140,31 +141,46 @@ def surface_measures(
 
     areas : of the 256 codes at this voxel size; unit_areas : the same for voxels of side 1.
     """
-    measures: dict[str, Any] = {
-        "hausdorff_um": hausdorff_um(tally, voxel_size),
-        "hausdorff95_um": hausdorff_percentile_um(tally, voxel_size),
-        "hausdorff95_pooled_um": hausdorff_percentile_um(tally, voxel_size, kind="pooled"),
-        "hausdorff95_area_weighted_um": hausdorff_percentile_um(tally, voxel_size, kind="area-weighted", areas=areas),
-        "assd_um": assd_um(tally, voxel_size),
-        "masd_um": masd_um(tally, voxel_size),
-        "nsd_voxel": {_text(t): nsd_voxel(tally, voxel_size, t) for t in tolerances_um},
+    weighted = hausdorff_percentile_um(tally, voxel_size, kind="area-weighted", areas=areas)
+    measures = _of_voxels(tally, voxel_size, tolerances_um) | {
+        "hausdorff95_area_weighted_um": weighted,
         "nsd_surfel": {_text(t): nsd_surfel(tally, voxel_size, t, areas) for t in tolerances_um},
         "sennet_score": sennet_score(tally, unit_areas),
         "boundary_iou": {str(w): boundary_iou(tally, n) for n, w in enumerate(widths)},
         "boundary_iou_erosion": {str(w): boundary_iou(tally, n, kind="chebyshev") for n, w in enumerate(widths)},
     }
-    return measures | {"reasons": _reasons(measures)}
+    return measures | {"reasons": _reasons(measures, NO_SURFACES)}
 
 
-def _reasons(measures: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a value -> why it is NaN or infinite; values of a mapping by name.key."""
+def region_surface_measures(
+    tally: SurfaceTally, voxel_size: VoxelSize, *, tolerances_um: Sequence[float]
+) -> dict[str, Any]:
+    """The measures of the surface voxels that lie in one region, by their distances to the whole other surface."""
+    measures = _of_voxels(tally, voxel_size, tolerances_um)
+    return measures | {"reasons": _reasons(measures, NO_SURFACE_HERE)}
+
+
+def _of_voxels(tally: SurfaceTally, voxel_size: VoxelSize, tolerances_um: Sequence[float]) -> dict[str, Any]:
+    """What surface voxels alone tell."""
+    return {
+        "hausdorff_um": hausdorff_um(tally, voxel_size),
+        "hausdorff95_um": hausdorff_percentile_um(tally, voxel_size),
+        "hausdorff95_pooled_um": hausdorff_percentile_um(tally, voxel_size, kind="pooled"),
+        "assd_um": assd_um(tally, voxel_size),
+        "masd_um": masd_um(tally, voxel_size),
+        "nsd_voxel": {_text(t): nsd_voxel(tally, voxel_size, t) for t in tolerances_um},
+    }
+
+
+def _reasons(measures: Mapping[str, Any], undefined: str) -> dict[str, str]:
+    """Name of a value -> why it is NaN (undefined) or infinite; values of a mapping by name.key."""
     flat = {
         name if key is None else f"{name}.{key}": value
         for name, entry in measures.items()
         for key, value in (entry.items() if isinstance(entry, Mapping) else [(None, entry)])
     }
     return {
-        name: NO_SURFACES if math.isnan(value) else ONE_SURFACE
+        name: undefined if math.isnan(value) else ONE_SURFACE
         for name, value in flat.items()
         if not math.isfinite(value)
     }

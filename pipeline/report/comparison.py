@@ -17,6 +17,8 @@ from pipeline.report.templates import rendered
 TEMPLATE = "comparison.html.j2"
 OPEN_SENTENCES = 6
 """More sentences than these come folded."""
+OPEN_ROWS = 50
+"""A longer table of regions comes folded."""
 PRINTED_LABELS = 12
 """Of more labels a print holds the table, not every label's measures."""
 
@@ -84,6 +86,11 @@ def render_comparison(content: ComparisonContent) -> str:
         for name, mapping in overall.items()
         if name != FOREGROUND and isinstance(mapping, Mapping) and "dice" in mapping
     ]
+    regions = [
+        (region, name, Measures(label, f"regions.{region}.labels.{name}", voxel_size_um, notes).cells())
+        for region, part in sorted(comparison.get("regions", {}).items(), key=lambda item: int(item[0]))
+        for name, label in labels_of(part)
+    ]
     single = len(entries) == 1
     whole = entries[0] if single else entry(FOREGROUND, overall[FOREGROUND]) if overall.get(FOREGROUND) else None
     beyond = {
@@ -106,6 +113,9 @@ def render_comparison(content: ComparisonContent) -> str:
         entries=entries,
         columns=_columns(cells for cells in [*(e.cells for e in entries), *(cells for _, cells in averages)]),
         averages=averages,
+        regions=regions,
+        region_columns=_columns(cells for _, _, cells in regions),
+        open_rows=OPEN_ROWS,
         overall=_cards(whole_volume.others(known={"reasons"}, single="labels and background together")),
         planes=figures.planes(content.slices, limit_um) if shown else None,
         planes_note=content.slices_note or (EMPTY_PLANES if content.slices and not shown else ""),

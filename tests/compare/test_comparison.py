@@ -16,6 +16,7 @@ import pytest
 from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
@@ -23,7 +24,7 @@ from pipeline.kernels.reference import squared_local_radius
 from pipeline.measures.corners import surface_areas
 from tests.compare.blockwise import homology, plain_components
 from tests.compare.pairs import label_pairs
-from tests.compare.runs import Place, compared, maps, result_bytes
+from tests.compare.runs import Place, compared, maps, result_bytes, stored
 from tests.compare.surfaces import expected_rows
 from tests.cuda_shim.compiling import compiler
 from tests.cuda_shim.cupy_on_cpu import pretended
@@ -232,3 +233,54 @@ def test_the_segmentations_of_totalsegmentator(place: Place, tmp_path: Path) -> 
             surfels = [(d, areas[code] * n) for way, d, code, n in expected_rows(r[box], p[box], (1, 1, 1)) if way > 1]
             share = math.fsum(a for d, a in surfels if d <= 1) / math.fsum(a for _, a in surfels)
             assert measures["nsd_surfel"]["3000"] == pytest.approx(share, rel=1e-12), name
+
+
+def test_regions_split_the_measures_and_build_no_walls(place: Place, tmp_path: Path) -> None:
+    reference, prediction = pair()
+    regions = np.zeros(reference.shape, np.uint16)
+    regions[:13], regions[13:22, 9:] = 5, 300
+    path = stored(tmp_path, "regions", regions)
+    spacing = (2.0, 1.0, 1.0)
+    options: dict[str, Any] = {
+        "spacing": spacing,
+        "tolerances_um": (0.0, 2.0),
+        "parts": ("overlap", "surface", "thickness"),
+    }
+    found = compared(place, tmp_path / "blocks", reference, prediction, (11, 16, 17), regions=path, **options)
+    whole = compared(place, tmp_path / "whole", reference, prediction, reference.shape, regions=path, **options)
+    assert found == whole
+    assert list(found["regions"]) == ["0", "5", "300"]
+    for name, part in found["regions"].items():
+        inside = regions == int(name)
+        assert part["voxels"] == inside.sum()
+        there = {int(n) for n in np.unique(np.concatenate((reference[inside], prediction[inside]))) if n}
+        assert {int(label) for label in part["labels"]} == there
+        for label, measures in part["labels"].items():
+            r, p = reference == int(label), prediction == int(label)
+            assert measures["dice"] == 2 * (r & p & inside).sum() / ((r & inside).sum() + (p & inside).sum())
+            assert measures["specificity"] == (inside & ~r & ~p).sum() / (inside & ~r).sum()
+            if not (r.any() and p.any()):
+                continue
+            lengths = [surface_distances(a, b, spacing)[inside[surface(a)]] for a, b in ((r, p), (p, r))]
+            assert measures["hausdorff_um"] == pytest.approx(max(part.max(initial=0) for part in lengths), rel=1e-12)
+            assert measures["assd_um"] == pytest.approx(np.concatenate(lengths).mean(), rel=1e-12)
+            for side, mask in (("reference", r), ("prediction", p)):
+                radii = squared_local_radius(mask, VoxelSize(spacing).weights, closed=False)[mask & inside]
+                if radii.size:
+                    mean = (2 * np.sqrt(radii.astype(float))).mean()
+                    assert measures["thickness"][side]["mean"] == pytest.approx(mean, rel=1e-12)
+    assert (
+        found["labels"] == compared(place, tmp_path / "none", reference, prediction, (11, 16, 17), **options)["labels"]
+    )
+    assert "the edge of a region is no wall" in (tmp_path / "blocks" / "run" / "report.html").read_text("utf-8")
+
+
+def surface(mask: Labels) -> Labels:
+    """Mask voxels with a background voxel among their six neighbours; beyond the volume lies background."""
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def surface_distances(mask: Labels, other: Labels, spacing: tuple[float, float, float]) -> npt.NDArray[np.float64]:
+    """µm from each surface voxel of a mask to the other's surface."""
+    distances = ndimage.distance_transform_edt(~surface(other), sampling=spacing)
+    return np.asarray(distances)[surface(mask)]
