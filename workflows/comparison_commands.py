@@ -236,6 +236,7 @@ def print_structures(run: Path, results: Mapping[str, Any]) -> None:
     if points.exists():
         print(f"objects     {sum(1 for _ in points.open(encoding='utf-8')) - 1}")
         print(f"points      {points}")
+    print(f"report      {run / 'report.html'}")
 
 
 def print_comparison(run: Path, results: Mapping[str, Any]) -> None:

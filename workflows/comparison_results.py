@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,19 @@ from pipeline.report import (
     ComparedSlice,
     ComparisonContent,
     HistogramPair,
+    LabelledSlice,
+    StructuresContent,
     ThicknessHistogram,
     Timing,
     compared_slices,
+    labelled_slices,
     write_comparison,
+    write_structures,
 )
 from pipeline.statistics import described
 from pipeline.surface import SIDES, Side
 from pipeline.tally import Histogram, Tally, merge
-from pipeline.volume.opening import Volume
+from pipeline.volume.opening import Volume, open_volume
 from workflows.compare_segmentations import OBJECT_CONNECTIVITY, merged_regions, read_overlap
 from workflows.provenance import circumstances, shown_circumstances
 from workflows.run_folder import RunFolder
@@ -57,6 +61,7 @@ Measures = dict[str, Any]
 
 SLICE_PIXELS = 1024
 """Slices of the report come from the finest level of the maps whose longest axis is not longer than this."""
+NO_COARSE_LEVEL = f"Planes are shown from levels of at most {SLICE_PIXELS} voxels a side, and the volume has none."
 FILLED = "the label fills the volume and what lies outside is unknown, so it has no background; try --border closed"
 ABSENT = "the label is not in this volume"
 NOT_HERE = "the label has no voxel with a thickness in this region"
@@ -81,9 +86,11 @@ def write_comparison_results(
         if job.prediction is None:
             results = structures(job)
             write_json(run.path / "statistics.json", results)
-            write_table(run.path / "statistics.csv", results["labels"])
-            if job.objects == "components":
-                write_points(run.path / "detections.csv", points_of(detected(job), job.reference.name))
+            write_table(run.path / "statistics.csv", labelled(results))
+            found = detected(job) if job.objects == "components" else None
+            if found is not None:
+                write_points(run.path / "detections.csv", points_of(found, job.reference.name))
+            write_structures(run.report, _structures_content(job, results, found, totals, provenance))
         else:
             tallies = thickness_tallies(job)
             histograms = {key: tally.total() for key, tally in tallies.items()}
@@ -91,7 +98,12 @@ def write_comparison_results(
             if job.regions is not None:
                 results["regions"] = of_regions(job, tallies, config.tolerances_um)
             write_json(run.path / "comparison.json", results)
-            write_table(run.path / "comparison.csv", results["labels"])
+            write_table(run.path / "comparison.csv", labelled(results))
+            if job.regions is not None:
+                rows = [
+                    {"region": region, **row} for region, part in results["regions"].items() for row in labelled(part)
+                ]
+                write_table(run.path / "regions.csv", rows)
             content = _content(job, results, histograms, totals, provenance)
             write_comparison(run.report, content)
         write_json(run.provenance, provenance)
@@ -371,9 +383,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write_table(path: Path, labels: Mapping[str, Measures]) -> None:
-    """One row per label: every single number by its name, with dots where it lies deeper."""
-    rows = [{"label": label, **_flat(measures)} for label, measures in labels.items()]
+def labelled(results: Measures) -> list[Measures]:
+    """A row per label: every single number by its name, with dots where it lies deeper."""
+    return [{"label": label, **_flat(measures)} for label, measures in results["labels"].items()]
+
+
+def write_table(path: Path, rows: Sequence[Measures]) -> None:
+    """A CSV with a column for every name that any row has."""
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["label"]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -396,36 +412,84 @@ def _flat(measures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _structures_content(
+    job: ComparisonJob, results: Measures, found: Described | None, totals: dict[str, dict[str, Any]],
+    provenance: Mapping[str, Any],
+) -> StructuresContent:  # fmt: skip
+    objects_of = None
+    if found is not None:
+        labels, counts = np.unique(found.label, return_counts=True)
+        objects_of = {str(label): int(count) for label, count in zip(labels, counts, strict=True)}
+    planes = _labelled_planes(job)
+    return StructuresContent(
+        title=f"Structures of {Path(job.reference.location).name}",
+        statistics=results,
+        objects=objects_of,
+        slices=planes or [],
+        slices_note=None if planes is not None else NO_COARSE_LEVEL,
+        timings=_timings(job, totals),
+        provenance=_shown(job, provenance),
+    )
+
+
+def _labelled_planes(job: ComparisonJob) -> list[LabelledSlice] | None:
+    """Planes of the labels, from the finest level that is not too large; None where there is no such level."""
+    levels = range(job.reference.level, job.reference.level_count)
+    opened = (_at_level(job.reference, level) for level in levels)
+    labels = next((volume for volume in opened if max(volume.shape) <= SLICE_PIXELS), None)
+    if labels is None:
+        return None
+    grey = _at_level(job.image, labels.level) if job.image and labels.level < job.image.level_count else None
+    if grey is not None and grey.shape != labels.shape:
+        grey = None
+    wanted = None if job.labels is None else np.array(job.labels)
+    return labelled_slices(
+        lambda box: _selected(read_labels(labels, box), wanted), labels.shape, labels.voxel_size or job.voxel_size,
+        grey=grey.read if grey is not None else None,
+    )  # fmt: skip
+
+
+def _at_level(volume: Volume, level: int) -> Volume:
+    return volume if level == volume.level else open_volume(volume.location, level=level)
+
+
+def _timings(job: ComparisonJob, totals: Mapping[str, Mapping[str, Any]]) -> list[Timing]:
+    voxels = math.prod(job.grid.shape)
+    return [
+        Timing(name, stage["tasks"], stage["wall_seconds"], voxels / stage["wall_seconds"] / 1e6)
+        for name, stage in totals.items()
+    ]
+
+
+def _shown(job: ComparisonJob, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What a report shows of the provenance."""
+    return {
+        "voxcaliper": provenance["versions"]["voxcaliper"],
+        **{
+            what.capitalize(): f"{volume.name} ({volume.format}, {volume.dtype})"
+            for what, volume in job.volumes.items()
+        },
+        "Border of the volume": job.border,
+        "Blocks": f"{len(job.grid):,} of {' × '.join(map(str, job.grid.block_shape))} voxels",
+        **shown_circumstances(provenance),
+    }
+
+
 def _content(
     job: ComparisonJob, results: Measures, histograms: Mapping[tuple[int, Side], Histogram],
     totals: dict[str, dict[str, Any]], provenance: Mapping[str, Any],
 ) -> ComparisonContent:  # fmt: skip
     assert job.prediction is not None
-    voxels = math.prod(job.grid.shape)
-    blocks = " × ".join(map(str, job.grid.block_shape))
-    shown = {
-        "voxcaliper": provenance["versions"]["voxcaliper"],
-        **{what.capitalize(): f"{volume.name} ({volume.format}, {volume.dtype})" for what, volume in job.sides.items()},
-        "Border of the volume": job.border,
-        "Blocks": f"{len(job.grid):,} of {blocks} voxels",
-        **shown_circumstances(provenance),
-    }
-    for what, volume in (("Image", job.image), ("Regions", job.regions)):
-        if volume is not None:
-            shown[what] = volume.name
     return ComparisonContent(
         title=f"{Path(job.prediction.location).name} compared with {Path(job.reference.location).name}",
         comparison=results,
         voxel_size_um=job.voxel_size.um,
-        volume_voxels=voxels,
+        volume_voxels=math.prod(job.grid.shape),
         histograms=_histogram_pairs(job, histograms),
         slices=slices_of(job),
         slices_note=None,
-        timings=[
-            Timing(name, stage["tasks"], stage["wall_seconds"], voxels / stage["wall_seconds"] / 1e6)
-            for name, stage in totals.items()
-        ],
-        provenance=shown,
+        timings=_timings(job, totals),
+        provenance=_shown(job, provenance),
     )
 
 

@@ -7,17 +7,20 @@ from pipeline.report.content import (
     ComparisonContent,
     ComparisonRow,
     HistogramPair,
+    LabelledSlice,
     Lookalike,
     LookalikesContent,
     ReportContent,
     Slice,
+    StructuresContent,
     ThicknessHistogram,
     Timing,
 )
 from pipeline.report.disagreement import Disagreement, disagreements
 from pipeline.report.lookalikes import render_lookalikes, write_lookalikes
 from pipeline.report.page import render_report, write_report
-from pipeline.report.slices import compared_slices, largest_projection, orthogonal_slices
+from pipeline.report.slices import compared_slices, labelled_slices, largest_projection, orthogonal_slices
+from pipeline.report.structures import render_structures, write_structures
 
 __all__ = [
     "ComparedSlice",
@@ -26,20 +29,25 @@ __all__ = [
     "ComparisonRow",
     "Disagreement",
     "HistogramPair",
+    "LabelledSlice",
     "Lookalike",
     "LookalikesContent",
     "ReportContent",
     "Slice",
+    "StructuresContent",
     "ThicknessHistogram",
     "Timing",
     "compared_slices",
     "disagreements",
+    "labelled_slices",
     "largest_projection",
     "orthogonal_slices",
     "render_comparison",
     "render_lookalikes",
     "render_report",
+    "render_structures",
     "write_comparison",
     "write_lookalikes",
     "write_report",
+    "write_structures",
 ]

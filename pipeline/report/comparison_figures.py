@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
 from numpy.typing import NDArray
 
-from pipeline.report.content import ComparedSlice, HistogramPair, ThicknessHistogram
+from pipeline.report.content import ComparedSlice, HistogramPair, LabelledSlice, ThicknessHistogram
 from pipeline.report.figures import COLOURS, NIGHT, colour_limit_um, round_below
 from pipeline.report.numbers import length, position
 from pipeline.report.slices import third_axis
@@ -45,6 +45,7 @@ PLOT = {
 }  # fmt: skip
 
 Pixels = NDArray[np.uint8]
+Shown = ComparedSlice | LabelledSlice
 
 
 class Panel(NamedTuple):
@@ -132,34 +133,42 @@ def planes(slices: Sequence[ComparedSlice], limit_um: float) -> Planes:
     measured = all(s.reference_thickness_um is not None and s.prediction_thickness_um is not None for s in slices)
     columns = ["Agreement", "Thickness, reference", "Thickness, prediction", "Difference"][: 4 if measured else 1]
     difference_um = 0.5 * limit_um
-    widest, highest = (max(size_um(s)[i] for s in slices) for i in (0, 1))
-    room = min(1.0, TALLEST * widest / highest)
+    per_um = share_per_um(slices)
     rows = []
     for s in slices:
         pictures = [agreement_pixels(s)]
         if s.reference_thickness_um is not None and s.prediction_thickness_um is not None and measured:
             pair = (s.reference_thickness_um, s.prediction_thickness_um)
             pictures += [*(thickness_pixels(t, limit_um) for t in pair), difference_pixels(*pair, difference_um)]
-        width, height = size_um(s)
-        bar_um = round_below(0.4 * width)
-        where = f"{s.plane}, {third_axis(s.plane)} = {position(s.position_um)} µm"
-        rows.append(
-            PlaneRow(
-                title=where,
-                panels=[Panel(picture(p), f"{column}, {where}") for p, column in zip(pictures, columns, strict=True)],
-                width=100 * room * width / widest,
-                aspect=width / height,
-                pixelated=s.reference.shape[1] <= PIXELATED,
-                bar=100 * bar_um / width,
-                bar_text=length(bar_um),
-            )
-        )
+        rows.append(plane_row(s, list(zip(pictures, columns, strict=True)), per_um))
     return Planes(
         rows,
         columns,
         thickness_scale(limit_um) if measured else None,
         _scale(DIFFERENCE, -difference_um, difference_um) if measured else None,
         any(_confused(s).any() for s in slices),
+    )
+
+
+def share_per_um(slices: Sequence[Shown]) -> float:
+    """Share of a column's width for a µm, so that the widest plane fills it and none becomes too tall."""
+    widest, highest = (max(size_um(s)[i] for s in slices) for i in (0, 1))
+    return min(1.0, TALLEST * widest / highest) / widest
+
+
+def plane_row(plane: Shown, pictures: Sequence[tuple[Pixels, str]], per_um: float) -> PlaneRow:
+    """Pictures of a plane with what they show, in a row of its own. per_um : share of the column for a µm."""
+    width, height = size_um(plane)
+    bar_um = round_below(0.4 * width)
+    where = f"{plane.plane}, {third_axis(plane.plane)} = {position(plane.position_um)} µm"
+    return PlaneRow(
+        title=where,
+        panels=[Panel(picture(pixels), f"{name}, {where}") for pixels, name in pictures],
+        width=100 * per_um * width,
+        aspect=width / height,
+        pixelated=round(width / plane.spacing_um[1]) <= PIXELATED,
+        bar=100 * bar_um / width,
+        bar_text=length(bar_um),
     )
 
 
@@ -256,9 +265,9 @@ def _signless(value: float) -> str:
     return position(value) if value else "0"
 
 
-def size_um(plane: ComparedSlice) -> tuple[float, float]:
+def size_um(plane: Shown) -> tuple[float, float]:
     """Width and height of a plane."""
-    rows, columns = plane.reference.shape
+    rows, columns = (plane.labels if isinstance(plane, LabelledSlice) else plane.reference).shape
     return columns * plane.spacing_um[1], rows * plane.spacing_um[0]
 
 

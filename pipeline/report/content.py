@@ -140,6 +140,38 @@ class ComparisonContent:
 
 
 @dataclass(frozen=True, eq=False)
+class LabelledSlice:
+    """A plane of labels, with the grey values under them where there are some.
+
+    plane, position_um, spacing_um : as of Slice. labels : integers or bool (row, column), 0 on background.
+    grey : numbers (row, column), or None.
+    """
+
+    plane: str
+    position_um: float
+    labels: NDArray[Any]
+    spacing_um: tuple[float, float]
+    grey: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class StructuresContent:
+    """Everything the page of a description shows.
+
+    statistics : the contents of statistics.json of the workflow `statistics`. objects : components by label, where they
+    were looked for; None elsewhere. slices, slices_note, timings, provenance : as of ComparisonContent.
+    """
+
+    title: str
+    statistics: Mapping[str, Any]
+    objects: Mapping[str, int] | None
+    slices: Sequence[LabelledSlice]
+    slices_note: str | None
+    timings: Sequence[Timing]
+    provenance: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
 class Lookalike:
     """One prediction beside others of the same reference.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box, Index, VoxelSize
-from pipeline.report.content import ComparedSlice, Slice
+from pipeline.report.content import ComparedSlice, LabelledSlice, Slice
 
 LARGEST_SIDE = 1200
 """Pixels along a side; a larger plane is thinned."""
@@ -88,19 +88,7 @@ def compared_slices(
     those are empty. xz and yz cut it in its fullest row and column. Only the reference is asked, so that different
     predictions of it show the same planes; the prediction is where all those planes of the reference are empty.
     """
-    tries = [shape[0] // 2, *_spread(shape[0])]
-    for read in (reference, prediction):
-        fullness: list[int] = []
-        while len(fullness) < len(tries) and not (len(fullness) >= COMPARED_TRIES and any(fullness)):
-            fullness.append(int(np.count_nonzero(_layer(read, shape, 0, tries[len(fullness)]))))
-        if any(fullness):
-            break
-    positions = [tries[int(np.argmax(fullness))]]
-    foreground = _layer(read, shape, 0, positions[0]) != 0
-    for axis in (1, 2):
-        filled = foreground.sum(axis=2 - axis)
-        fullest = np.flatnonzero(filled == filled.max())
-        positions.append(int(fullest[np.argmin(np.abs(fullest - shape[axis] // 2))]))
+    positions = _fullest_planes((reference, prediction), shape)
 
     def cut(read: Callable[[Box], NDArray[Any]], axis: int, thin: int) -> NDArray[Any]:
         return np.ascontiguousarray(_layer(read, shape, axis, positions[axis])[::thin, ::thin])
@@ -120,6 +108,48 @@ def compared_slices(
             )
         )
     return slices
+
+
+def labelled_slices(
+    labels: Callable[[Box], NDArray[Any]], shape: Index, voxel_size: VoxelSize, *,
+    grey: Callable[[Box], NDArray[Any]] | None = None,
+) -> list[LabelledSlice]:  # fmt: skip
+    """The planes xy, xz and yz of a label volume where it has much foreground, as compared_slices has them."""
+    slices = []
+    for axis, position in enumerate(_fullest_planes((labels,), shape)):
+        name, (row, column) = list(ROWS_AND_COLUMNS.items())[axis]
+        thin = _thinning((shape[row], shape[column]))
+        planes = [
+            np.ascontiguousarray(_layer(read, shape, axis, position)[::thin, ::thin]) for read in (labels, grey) if read
+        ]
+        slices.append(
+            LabelledSlice(
+                plane=name,
+                position_um=position * voxel_size.um[axis],
+                labels=planes[0],
+                spacing_um=(voxel_size.um[row] * thin, voxel_size.um[column] * thin),
+                grey=planes[1] if grey else None,
+            )
+        )
+    return slices
+
+
+def _fullest_planes(reads: Sequence[Callable[[Box], NDArray[Any]]], shape: Index) -> list[int]:
+    """Positions (z, y, x) of planes with much foreground of the first volume that shows any; see compared_slices."""
+    tries = [shape[0] // 2, *_spread(shape[0])]
+    for read in reads:
+        fullness: list[int] = []
+        while len(fullness) < len(tries) and not (len(fullness) >= COMPARED_TRIES and any(fullness)):
+            fullness.append(int(np.count_nonzero(_layer(read, shape, 0, tries[len(fullness)]))))
+        if any(fullness):
+            break
+    positions = [tries[int(np.argmax(fullness))]]
+    foreground = _layer(read, shape, 0, positions[0]) != 0
+    for axis in (1, 2):
+        filled = foreground.sum(axis=2 - axis)
+        fullest = np.flatnonzero(filled == filled.max())
+        positions.append(int(fullest[np.argmin(np.abs(fullest - shape[axis] // 2))]))
+    return positions
 
 
 def third_axis(plane: str) -> str:

@@ -277,7 +277,7 @@ def test_regions_split_the_measures_and_build_no_walls(place: Place, tmp_path: P
 
 def surface(mask: Labels) -> Labels:
     """Mask voxels with a background voxel among their six neighbours; beyond the volume lies background."""
-    return mask & ~ndimage.binary_erosion(mask)
+    return np.asarray(mask & ~ndimage.binary_erosion(mask))
 
 
 def surface_distances(mask: Labels, other: Labels, spacing: tuple[float, float, float]) -> npt.NDArray[np.float64]:
