@@ -57,8 +57,12 @@ def count_overlap(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome
         reference = job.reference.read(wide)
         prediction = job.prediction.read(wide) if job.prediction else None
         image = job.image.read(box) if job.image else None
+
+    def work(place: Host) -> Arrays:
+        return overlap.overlap_of_block(reference, prediction, image, box=box, shape=job.grid.shape, place=place)
+
     with clock("overlap"):
-        return Outcome({}, overlap.overlap_of_block(reference, prediction, image, box=box, shape=job.grid.shape))
+        return Outcome({}, device.run(job.device, work))
 
 
 def label_components(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
