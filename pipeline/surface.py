@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -214,33 +214,44 @@ def find_elements(label: LabelSurfaces, block: Index, reference: Array, predicti
     """
     arrays: dict[str, Array] = {}
     for side, mask in zip(SIDES, (reference, prediction), strict=True):
-
-        def work(place: Host, side: Side = side, mask: Array = mask) -> dict[str, Array]:
-            return _found_elements(label, block, side, mask, place)
-
-        arrays |= device.run(label.device, work)
+        arrays[label.array("mask", side)] = _packed(_padded(label, block, mask)[1:-1, 1:-1, 1:-1])
+        for find in (_found_voxels, _found_corners):
+            arrays |= device.run(label.device, partial(find, label, block, side, mask))
     return arrays
 
 
-def _found_elements(label: LabelSurfaces, block: Index, side: Side, mask: Array, place: Host) -> dict[str, Array]:
-    """The elements of one side, and the parabolas of the fields whose background they are."""
-    box = label.blocks.box(block)
-    read = _shifted(label.reading_box(block), label.crop.start, -1)
-    padded = np.zeros(_grown(box, 1).shape, np.uint8)  # beyond the crop and the volume lies background
-    padded[_shifted(read, _grown(box, 1).start, -1).slices] = mask
-    arrays = {label.array("mask", side): _packed(padded[tuple(slice(1, -1) for _ in range(3))])}
-    if place.is_card:
-        padded = distance_kernels.unpack_bits(place.up(_packed(padded)), padded.shape[2])
-    voxels = kernels.surface_voxels(padded)
-    arrays[label.array("voxels", side)] = place.down(distance_kernels.pack_bits(voxels))
-    arrays |= _exported(label, block, "voxels", _other(side), voxels, axes=0)
-    del voxels
-    codes = kernels.corner_codes(padded, CornerGrid(label.blocks).box(block).shape)
-    del padded
-    elements, arrays[label.array("codes", side)] = kernels.mixed_corners(codes)
+def _padded(label: LabelSurfaces, block: Index, mask: Array) -> Mask:
+    """A mask as stage `surface` is given it, over the block and one voxel more on every side."""
+    wide = _grown(label.blocks.box(block), 1)
+    padded = np.zeros(wide.shape, np.uint8)  # beyond the crop and the volume lies background
+    padded[_shifted(_shifted(label.reading_box(block), label.crop.start, -1), wide.start, -1).slices] = mask
+    return padded
+
+
+def _padded_there(label: LabelSurfaces, block: Index, mask: Array, place: Host) -> Mask:
+    """The same where it shall be; it travels as bits."""
+    padded = _padded(label, block, mask)
+    return distance_kernels.unpack_bits(place.up(_packed(padded)), padded.shape[2]) if place.is_card else padded
+
+
+def _found_voxels(label: LabelSurfaces, block: Index, side: Side, mask: Array, place: Host) -> dict[str, Array]:
+    """The surface voxels of one side, and the parabolas of the field whose background they are."""
+    voxels = kernels.surface_voxels(_padded_there(label, block, mask, place))
+    bits = place.down(distance_kernels.pack_bits(voxels))
+    return {label.array("voxels", side): bits} | _exported(label, block, "voxels", _other(side), voxels, axes=0)
+
+
+def _found_corners(label: LabelSurfaces, block: Index, side: Side, mask: Array, place: Host) -> dict[str, Array]:
+    """The corners of one side with their codes, and the parabolas of the field whose background they are."""
+    shape = CornerGrid(label.blocks).box(block).shape
+    codes = kernels.corner_codes(_padded_there(label, block, mask, place), shape)
+    corners, listed = kernels.mixed_corners(codes)
     del codes
-    arrays[label.array("corners", side)] = place.down(distance_kernels.pack_bits(elements))
-    return arrays | _exported(label, block, "corners", _other(side), elements, axes=0)
+    arrays = {
+        label.array("corners", side): place.down(distance_kernels.pack_bits(corners)),
+        label.array("codes", side): listed,
+    }
+    return arrays | _exported(label, block, "corners", _other(side), corners, axes=0)
 
 
 def face_neighbours(label: LabelSurfaces, block: Index, *, axes: int) -> dict[str, Array]:

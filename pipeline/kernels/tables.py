@@ -42,7 +42,7 @@ def count_in_spans(
     """
     found: list[T] = []
     spans = [(first_line, stop_line)]
-    slots = first_slots
+    slots = min(first_slots, most_slots)
     while spans:
         begin, end = spans.pop()
         result = count(begin, end, slots)

@@ -22,7 +22,8 @@ def random_labels(kind: str, shape: tuple[int, int, int], dtype: Any, rng: np.ra
     palette = np.unique(np.array([0, 1, 2, 77, 1 << (bits - 2), (1 << bits) - 1], np.uint64)).astype(dtype)
     if kind == "patches":
         coarse = rng.integers(0, len(palette), [-(-n // 5) for n in shape])
-        return palette[np.kron(coarse, np.ones((5, 5, 5), np.int64))[tuple(slice(0, n) for n in shape)]]
+        patches = np.kron(coarse, np.ones((5, 5, 5), np.int64))[tuple(slice(0, n) for n in shape)]
+        return np.asarray(palette[patches])
     if kind == SALT:
         return palette[rng.integers(0, len(palette), shape)]
     if kind == "own":
@@ -103,6 +104,6 @@ def assert_same_distances(place: Place, distances: Array, elements: Array, codes
     unreached = distance.unreached(here.dtype)
     expected = surface.count_distances(here, elements, codes, unreached)
     found = surface.count_distances(place(here), place(elements), codes, unreached)
-    assert all(isinstance(column, np.ndarray) and column.dtype == np.int64 for column in found)
-    in_order = [np.stack(table)[:, np.lexsort(table[:2])] for table in (found, expected)]
-    assert np.array_equal(*in_order)
+    assert all(type(column) is np.ndarray and column.dtype == np.int64 for column in found)
+    ours, theirs = (np.stack(table)[:, np.lexsort(table[:2])] for table in (found, expected))
+    assert np.array_equal(ours, theirs)

@@ -75,8 +75,8 @@ def test_sums_of_a_long_line() -> None:
     with pretended() as cupy:
         assert_same_structures(cupy.asarray, (labels, None, None), (0, 0, 0), (0, 2))
         assert_same_structures(cupy.asarray, (labels.T.copy(), None, None), (0, 0, 0), (0, labels.shape[2]))
+        long = cupy.zeros((1, 1, structures.LONGEST_SIDE + 1), np.uint8)
         with pytest.raises(ValueError, match="at most 32768"):
-            long = cupy.zeros((1, 1, structures.LONGEST_SIDE + 1), np.uint8)
             structures.count_structures(long, long[:0], long[:0], (1, 0, 0), (0, 0, 0), 0, 1)
 
 
@@ -91,9 +91,8 @@ def test_corners(shape: tuple[int, int, int], kind: str, dtype: str, seed: int, 
     stop = tuple(n + data.draw(st.integers(0, 1)) for n in shape)
     with pretended() as cupy, pytest.MonkeyPatch.context() as patch:
         if small:
-            patch.setattr("pipeline.kernels.corners.gpu.FIRST_SLOTS", 4)
             patch.setattr(corners, "MOST_SLOTS", 4)
-        assert_same_corners(cupy.asarray, labels, start, stop)  # type: ignore[arg-type]
+        assert_same_corners(cupy.asarray, labels, start, stop)
 
 
 def test_more_labels_than_the_table_holds() -> None:
@@ -118,7 +117,6 @@ def test_surface(mask: Any, closing: tuple[int, int, int], seed: int, largest: i
     distances[rng.random(padded.shape) < rng.choice([0, 0.3])] = unreached(dtype)
     with pretended() as cupy, pytest.MonkeyPatch.context() as patch:
         if small:
-            patch.setattr("pipeline.kernels.surface.gpu.FIRST_SLOTS", 16)
             patch.setattr(surface, "MOST_SLOTS", 256)
         assert_same_surface(cupy.asarray, padded, closing, distances)
 

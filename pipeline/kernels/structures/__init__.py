@@ -13,8 +13,6 @@ the CPU would leave it all of the work.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -25,7 +23,7 @@ Tables = tuple[
     npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64],
     npt.NDArray[np.int64], npt.NDArray[np.uint64], npt.NDArray[np.int64],
 ]  # fmt: skip
-"""Of pairs: labels (n, 2), voxels (n,), sums (n, 3), boxes (n, 6); of grey values: row, pattern, voxels; on the host."""
+"""Of pairs: labels (n, 2), voxels, sums (n, 3), boxes (n, 6); of grey values: row, pattern, voxels. On the host."""
 
 MOST_SLOTS = 1 << 19
 """Slots of the table of pairs on a GPU; what fills more than half of a table is counted in spans of lines."""

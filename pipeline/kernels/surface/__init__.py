@@ -28,8 +28,6 @@ UNREACHABLE = 2**53
 
 MOST_SLOTS = 1 << 21
 """Slots of the table of distances on a GPU; more than half as many are counted in spans of lines."""
-TABLE_BYTES = MOST_SLOTS * (8 + 4)
-"""Most bytes that the table takes on a GPU."""
 
 
 def surface_voxels(padded: Voxels) -> Voxels:
@@ -66,12 +64,17 @@ def count_distances(distances: Voxels, elements: Voxels, codes: Mask, unreached:
     distances : squared distances (z, y, x), less than UNREACHABLE, or `unreached`, which is counted as UNREACHABLE.
     elements : where to count (1). codes : those of the elements in C order, on the host, or empty for code 0. Returns
     squared distances, codes and elements, int64, on the host.
-    On a GPU it takes 12 bytes a line, a byte a code, and TABLE_BYTES while it works.
+    On a GPU it takes 12 bytes a line, a byte a code, and `table_bytes` while it works.
     """
     squared_distance, code, count = backends.twin(__name__, distances).count_distances(
         distances, elements, codes, unreached
     )
     return squared_distance, code, count
+
+
+def table_bytes() -> int:
+    """Most bytes that the table of distances takes on a GPU."""
+    return MOST_SLOTS * (8 + 4)
 
 
 def squared_depth(border: Mask, reach: int) -> Depth:

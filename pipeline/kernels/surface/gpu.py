@@ -79,8 +79,9 @@ def _counted(
     entries, used = cupy.zeros(slots, np.uint64), cupy.zeros(1, np.uint64)
     counts = cupy.zeros(slots, np.uint32)
     cuda.function(SOURCE, "count_distances", dtype)(
-        (cuda.blocks_for(span[1] - span[0], lines),), (THREADS,), (*arguments, *span, lines, entries, slots, used, counts)
-    )
+        (cuda.blocks_for(span[1] - span[0], lines),), (THREADS,),
+        (*arguments, *span, lines, entries, slots, used, counts),
+    )  # fmt: skip
     if 2 * int(used[0]) > slots:
         return None
     keys = cupy.asnumpy(entries)
