@@ -107,8 +107,9 @@ class ComparisonJob:
         """The surfaces of every label."""
         for one in self.found_labels():
             yield LabelSurfaces(
-                str(one.label), self.grid, one.reference, one.prediction, self.voxel_size, self.ledger, self.widths
-            )
+                str(one.label), self.grid, one.reference, one.prediction, self.voxel_size, self.ledger, self.widths,
+                self.device,
+            )  # fmt: skip
 
     def structures(self, block: Index | None = None) -> Iterator[Structure]:
         """Every label of every side whose thickness is measured, or those that have a part in a block.

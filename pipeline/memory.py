@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -76,13 +77,31 @@ def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
 
 def card_bytes(job: ThicknessJob) -> Mapping[str, int]:
     """Most memory of a card that a task of each stage takes, in bytes."""
-    shape = tuple(min(b, n) for b, n in zip(job.grid.block_shape, job.grid.shape, strict=True))
-    voxels = math.prod(shape)
-    face = voxels // min(shape)
-    size = job.dtype.itemsize
-    mask = voxels + voxels // 8 + face
-    swept = mask + voxels * size + voxels * (size + 2) + face * COLUMN_BYTES
-    labels = voxels * np.dtype(job.regions.dtype).itemsize if job.regions else 0
-    gathered = mask + voxels * size + max(batch_bytes(voxels, job.dtype), labels)
+    z, y, x = (min(b, n) for b, n in zip(job.grid.block_shape, job.grid.shape, strict=True))
+    swept = swept_card_bytes((z, y, x), job.dtype)
+    gathered = gathered_card_bytes((z, y, x), job.dtype, job.regions.dtype if job.regions else None)
     stages = {"mask": swept, "distance-y": swept, "distance-z": swept, "centres": swept, "thickness": gathered}
     return {name: value + CARD_FIXED_BYTES for name, value in stages.items()}
+
+
+def swept_card_bytes(shape: Index, dtype: np.dtype[Any]) -> int:
+    """Most bytes on a card, beside CARD_FIXED_BYTES, while the distances of a mask (z, y, x) are swept or pruned.
+
+    dtype : of squared distances.
+    """
+    voxels = math.prod(shape)
+    distances_and_parabolas = voxels * dtype.itemsize + voxels * (dtype.itemsize + 2)
+    return _mask_card_bytes(shape) + distances_and_parabolas + voxels // min(shape) * COLUMN_BYTES
+
+
+def gathered_card_bytes(shape: Index, dtype: np.dtype[Any], regions: str | None = None) -> int:
+    """The same while thickness is gathered and counted. regions : the dtype of labels to count by, or None."""
+    voxels = math.prod(shape)
+    labels = voxels * np.dtype(regions).itemsize if regions is not None else 0
+    return _mask_card_bytes(shape) + voxels * dtype.itemsize + max(batch_bytes(voxels, dtype), labels)
+
+
+def _mask_card_bytes(shape: Index) -> int:
+    """A mask and its bits, whose lines are whole bytes."""
+    voxels = math.prod(shape)
+    return voxels + voxels // 8 + voxels // min(shape)

@@ -31,20 +31,22 @@ contiguous, or have the other byte order, are copied). In bytes, tables being do
     it is counted 160 to 480 per 16 neighbouring values of at most 16 bits, 40 to 120 per wider value;
   * a label of a block: 2 kB for its codes.
 Volumes of more than 16 bits are counted in slabs of SLAB_VOXELS: their tables stay near 100 MB, whatever the values.
+On a GPU there are the volumes as they were read, and tables that keep to a size (`card_bytes`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.device import Host
 from pipeline.errors import InputError
 from pipeline.geometry import Box, Index
-from pipeline.kernels.corners import count_corner_codes
-from pipeline.kernels.structures import count_structures
+from pipeline.kernels import corners, structures
 from pipeline.wide_integers import Limbs, add_shifted, carried, wide
 
 Array = npt.NDArray[Any]
@@ -67,13 +69,15 @@ def reading_box(box: Box) -> Box:
 
 
 def overlap_of_block(
-    reference: Array, prediction: Array | None, image: Array | None = None, *, box: Box, shape: Index
-) -> Contribution:
+    reference: Array, prediction: Array | None, image: Array | None = None, *, box: Box, shape: Index,
+    place: Host | None = None,
+) -> Contribution:  # fmt: skip
     """What one block contributes.
 
     reference, prediction : labels (z, y, x) of `reading_box(box)`, bool or integers of up to 64 bits, 0 is
     background. Without a prediction the structures of the reference alone are described, as pairs (label, 0).
     image : grey values (z, y, x) of `box` itself, integers or floats of up to 64 bits. shape : of the whole volume.
+    All of these are on the host. place : where they are counted, the host by default.
     Raises InputError for negative labels, and for grey values inside a label that are not finite.
     """
     if box.voxels >= _LARGEST_BLOCK:
@@ -86,19 +90,29 @@ def overlap_of_block(
     for name, volume in volumes.items():
         if volume.dtype.kind not in "bui":
             raise InputError(f"The {name} holds {volume.dtype} values; labels must be integers or bool.")
-    labels = {name: bit_patterns(volume) for name, volume in volumes.items()}
+    place = place or Host()
+    labels = {name: place.up(bit_patterns(volume)) for name, volume in volumes.items()}
 
-    contribution = _structures_of_block(labels, image, box, read)
+    contribution = _structures_of_block(labels, image, box, read, place)
     for column, (name, volume) in enumerate(volumes.items()):
         _refuse_negative_labels(name, volume.dtype, contribution["pair-labels"][:, column])
     for name, patterns in labels.items():
         start_z, start_y, start_x = (b - r for b, r in zip(box.start, read.start, strict=True))
         # The planes that close the volume belong to its last blocks.
         stop_z, stop_y, stop_x = (n + (stop == end) for n, stop, end in zip(read.shape, box.stop, shape, strict=True))
-        found, codes = count_corner_codes(patterns, (start_z, start_y, start_x), (stop_z, stop_y, stop_x))
+        found, codes = corners.count_corner_codes(patterns, (start_z, start_y, start_x), (stop_z, stop_y, stop_x))
         order = np.argsort(found)
         contribution |= {f"{name}-corner-labels": found[order], f"{name}-corner-codes": codes[order]}
     return contribution
+
+
+def card_bytes(shape: Index, *, labels: int, grey: int) -> int:
+    """Most bytes that a block takes on a GPU.
+
+    shape : of the block. labels, grey : bytes of a voxel in the label volumes together, and in the grey volume, or 0.
+    """
+    tables = max(structures.table_bytes(grey=grey > 0), corners.table_bytes(shape[2] + 1))
+    return math.prod(n + 1 for n in shape) * labels + math.prod(shape) * grey + tables
 
 
 def merge(*contributions: Mapping[str, Array]) -> Contribution:
@@ -116,11 +130,13 @@ def merge(*contributions: Mapping[str, Array]) -> Contribution:
     return merged
 
 
-def _structures_of_block(labels: Mapping[str, Array], image: Array | None, box: Box, read: Box) -> Contribution:
+def _structures_of_block(
+    labels: Mapping[str, Array], image: Array | None, box: Box, read: Box, place: Host
+) -> Contribution:  # fmt: skip
     """The contribution of a block but for the corners."""
-    nothing = np.zeros((0, 0, 0), np.uint8)
+    nothing = place.up(np.zeros((0, 0, 0), np.uint8))
     volumes = [labels["reference"], labels.get("prediction", nothing)]
-    volumes.append(nothing if image is None else bit_patterns(_checked_image(image)))
+    volumes.append(nothing if image is None else place.up(bit_patterns(_checked_image(image))))
     width_r, width_p, width_g = (volume.itemsize if volume.size else 0 for volume in volumes)
     widths = (width_r, width_p, width_g)
     reference, prediction, grey = (volume.view(np.uint8) for volume in volumes)
@@ -129,7 +145,7 @@ def _structures_of_block(labels: Mapping[str, Array], image: Array | None, box: 
     layers = size_z if widths[2] <= 2 else max(1, SLAB_VOXELS // (box.shape[1] * box.shape[2]))
     merged: Contribution | None = None
     for start in range(0, size_z, layers):
-        tables = count_structures(
+        tables = structures.count_structures(
             reference, prediction, grey, widths, (first_z, first_y, first_x), start, min(size_z, start + layers)
         )
         slab = _contribution(tables, None if image is None else image.dtype, box)

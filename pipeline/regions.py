@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.device import Host
 from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.kernels.distance import unreached
@@ -91,15 +92,15 @@ def read_regions(regions: Volume, box: Box) -> Array:
     return labels
 
 
-def region_overlap(reference: Array, prediction: Array, regions: Array) -> RegionOverlap:
-    """What one block contributes: bool or integer labels and regions (z, y, x), all of one shape.
+def region_overlap(reference: Array, prediction: Array, regions: Array, place: Host) -> RegionOverlap:
+    """What one block contributes: bool or integer labels and regions (z, y, x) on the host, all of one shape.
 
     A counted region of a pair takes 160 to 480 bytes per 16 neighbouring numbers of at most 16 bits, 40 to 120 wider.
     """
     shape = reference.shape
-    volumes = [bit_patterns(volume) for volume in (reference, prediction, regions)]
+    volumes = [place.up(bit_patterns(volume)) for volume in (reference, prediction, regions)]
     width_r, width_p, width_g = (volume.itemsize for volume in volumes)
-    nothing = np.zeros((0, 0, 0), np.uint8)
+    nothing = place.up(np.zeros((0, 0, 0), np.uint8))
     first, whole = (0, 0, 0), (0, shape[0])
     r, p, g = (volume.view(np.uint8) for volume in volumes)
     # The structures kernel counts the grey values of every pair of labels; here regions are the grey values.
@@ -118,16 +119,17 @@ def region_overlap(reference: Array, prediction: Array, regions: Array) -> Regio
     return RegionOverlap.merged((labelled, outside))
 
 
-def region_distances(distances: Array, elements: Array, regions: Array) -> Tally:
+def region_distances(distances: Array, elements: Array, regions: Array, place: Host) -> Tally:
     """Surface voxels of a block by region and by their squared distance to the other surface, plus one.
 
-    distances : (z, y, x), unreached where the other surface has no voxel. elements : where a surface voxel lies (1).
+    distances : (z, y, x) in the place, unreached where the other surface has no voxel. elements : where a surface
+    voxel lies (1), likewise. regions : on the host.
     The tally counts positive integers, hence the one more. 24 bytes a surface voxel.
     """
-    there = elements.view(np.bool_)
-    squared = distances[there].astype(np.int64)
+    there = place.down(elements).view(np.bool_)
+    squared = place.down(distances)[there].astype(np.int64)
     squared[squared >= unreached(distances.dtype)] = UNREACHABLE
-    label, squared, voxels = count_pairs((squared + 1)[None, None], regions[there][None, None])
+    label, squared, voxels = count_pairs(place.up((squared + 1)[None, None]), regions[there][None, None])
     return Tally.of_counts(label=label, squared_radius=squared, voxels=voxels)
 
 

@@ -24,13 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import distance
+from pipeline import device, distance
+from pipeline.device import Device, Host
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.job import distance_dtype
 from pipeline.kernels import distance as distance_kernels
@@ -42,8 +43,8 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
 Side = Literal["reference", "prediction"]
-Note = Callable[[Side, Array, Mask], None]
-"""Told of a side's surface voxels in a block: their squared distances to the other side, and where they lie (1)."""
+Note = Callable[[Side, Array, Mask, Host], None]
+"""Told of a side's surface voxels in a block: squared distances to the other side, where they lie (1), their place."""
 Kind = Literal["voxels", "corners"]
 
 SEEDS_STAGE = "surface"
@@ -140,7 +141,7 @@ class LabelSurfaces:
 
     name : of the label, in the names of its arrays. grid : the blocks of the volume. reference, prediction : the boxes
     that hold the label in either volume (tight ones spare work), None where it does not occur; not both None.
-    widths : of the boundaries, in voxels, at most WIDEST_BOUNDARY.
+    widths : of the boundaries, in voxels, at most WIDEST_BOUNDARY. device : where elements and distances are found.
     """
 
     name: str
@@ -150,6 +151,7 @@ class LabelSurfaces:
     voxel_size: VoxelSize
     ledger: Ledger
     widths: tuple[int, ...] = ()
+    device: Device = "cpu"
 
     def __post_init__(self) -> None:
         if self.reference is None and self.prediction is None:
@@ -215,27 +217,46 @@ def find_elements(label: LabelSurfaces, block: Index, reference: Array, predicti
 
     reference, prediction : the label in both volumes as 0 and 1 or bool, over `label.reading_box(block)`.
     """
-    box = label.blocks.box(block)
-    corners = CornerGrid(label.blocks).box(block)
-    read = _shifted(label.reading_box(block), label.crop.start, -1)
-    inside = _shifted(read, _grown(box, 1).start, -1).slices
-    core = tuple(slice(1, -1) for _ in range(3))
     arrays: dict[str, Array] = {}
     for side, mask in zip(SIDES, (reference, prediction), strict=True):
-        padded = np.zeros(_grown(box, 1).shape, np.uint8)  # beyond the crop and the volume lies background
-        padded[inside] = mask
-        arrays[label.array("mask", side)] = _packed(padded[core])
-        voxels = kernels.surface_voxels(padded)
-        arrays[label.array("voxels", side)] = _packed(voxels)
-        arrays |= _exported(label, block, "voxels", _other(side), voxels, axes=0)
-        del voxels
-        codes = kernels.corner_codes(padded, corners.shape)
-        elements = ((codes != 0) & (codes != 255)).view(np.uint8)
-        arrays[label.array("corners", side)] = _packed(elements)
-        arrays[label.array("codes", side)] = codes[elements.view(np.bool_)]
-        del codes, padded
-        arrays |= _exported(label, block, "corners", _other(side), elements, axes=0)
+        arrays[label.array("mask", side)] = _packed(_padded(label, block, mask)[1:-1, 1:-1, 1:-1])
+        for find in (_found_voxels, _found_corners):
+            arrays |= device.run(label.device, partial(find, label, block, side, mask))
     return arrays
+
+
+def _padded(label: LabelSurfaces, block: Index, mask: Array) -> Mask:
+    """A mask as stage `surface` is given it, over the block and one voxel more on every side."""
+    wide = _grown(label.blocks.box(block), 1)
+    padded = np.zeros(wide.shape, np.uint8)  # beyond the crop and the volume lies background
+    padded[_shifted(_shifted(label.reading_box(block), label.crop.start, -1), wide.start, -1).slices] = mask
+    return padded
+
+
+def _padded_there(label: LabelSurfaces, block: Index, mask: Array, place: Host) -> Mask:
+    """The same where it shall be; it travels as bits."""
+    padded = _padded(label, block, mask)
+    return distance_kernels.unpack_bits(place.up(_packed(padded)), padded.shape[2]) if place.is_card else padded
+
+
+def _found_voxels(label: LabelSurfaces, block: Index, side: Side, mask: Array, place: Host) -> dict[str, Array]:
+    """The surface voxels of one side, and the parabolas of the field whose background they are."""
+    voxels = kernels.surface_voxels(_padded_there(label, block, mask, place))
+    bits = place.down(distance_kernels.pack_bits(voxels))
+    return {label.array("voxels", side): bits} | _exported(label, block, "voxels", _other(side), voxels, axes=0)
+
+
+def _found_corners(label: LabelSurfaces, block: Index, side: Side, mask: Array, place: Host) -> dict[str, Array]:
+    """The corners of one side with their codes, and the parabolas of the field whose background they are."""
+    shape = CornerGrid(label.blocks).box(block).shape
+    codes = kernels.corner_codes(_padded_there(label, block, mask, place), shape)
+    corners, listed = kernels.mixed_corners(codes)
+    del codes
+    arrays = {
+        label.array("corners", side): place.down(distance_kernels.pack_bits(corners)),
+        label.array("codes", side): listed,
+    }
+    return arrays | _exported(label, block, "corners", _other(side), corners, axes=0)
 
 
 def face_neighbours(label: LabelSurfaces, block: Index, *, axes: int) -> dict[str, Array]:
@@ -246,9 +267,14 @@ def face_neighbours(label: LabelSurfaces, block: Index, *, axes: int) -> dict[st
     arrays: dict[str, Array] = {}
     own = label.ledger.receipt(SEEDS_STAGE, block)
     for kind, side in DIRECTIONS:
-        if _passes_on(label.field(kind, side), block, axes=axes):
-            seeds = _elements(label, own, block, kind, _other(side))
-            arrays |= _exported(label, block, kind, side, seeds, axes=axes)
+        if not _passes_on(label.field(kind, side), block, axes=axes):
+            continue
+        bits = own.read(label.array(kind, _other(side)))
+
+        def work(place: Host, kind: Kind = kind, side: Side = side, bits: Mask = bits) -> dict[str, Array]:
+            return _exported(label, block, kind, side, _elements(label, block, kind, bits, place), axes=axes)
+
+        arrays |= device.run(label.device, work)
     return arrays
 
 
@@ -270,7 +296,7 @@ def _exported(
     return distance.export_parabolas(field, block, distances, axis=distance.AXES[axes])
 
 
-def count_distances(label: LabelSurfaces, block: Index, note: Note = lambda *_: None) -> dict[str, Array]:
+def count_distances(label: LabelSurfaces, block: Index, note: Note | None = None) -> dict[str, Array]:
     """Stage `surface-distance`: the tally of a block, by the names that `tally_of` reads.
 
     note : for whoever counts the surface voxels otherwise too.
@@ -286,29 +312,37 @@ def count_distances(label: LabelSurfaces, block: Index, note: Note = lambda *_: 
 
 
 def _counted(
-    label: LabelSurfaces, own: Parcel, block: Index, kind: Kind, side: Side, note: Note
+    label: LabelSurfaces, own: Parcel, block: Index, kind: Kind, side: Side, note: Note | None
 ) -> Counts:  # fmt: skip
     """The rows of a block's tally in one direction, in no particular order."""
-    elements = _elements(label, own, block, kind, side)
-    if not elements.any():
+    bits = own.read(label.array(kind, side))
+    if not bits.any():
         return np.zeros((4, 0), np.int64)
     codes = own.read(label.array("codes", side)) if kind == "corners" else np.empty(0, np.uint8)
+    others = own.read(label.array(kind, _other(side)))
     field = label.field(kind, side)
     unreached = distance_kernels.unreached(field.dtype)
-    if label.elements_box(kind, _other(side)).voxels:
-        mask = _complement(_elements(label, own, block, kind, _other(side)))
-        distances = distance.squared_distance(field, block, mask, axes=3)
-    else:
-        distances = np.full(elements.shape, unreached, field.dtype)
-    if kind == "voxels":
-        note(side, distances, elements)
-    squared_distance, code, count = kernels.count_distances(distances, elements, codes, unreached)
+
+    def work(place: Host) -> tuple[Counts, Counts, Counts]:
+        elements = _elements(label, block, kind, others, place)
+        if label.elements_box(kind, _other(side)).voxels:
+            distances = distance.squared_distance(field, block, _complement(elements), axes=3)
+        else:
+            distances = np.full_like(elements, unreached, dtype=field.dtype)
+        del elements  # those of the other side, before there are ours
+        own_elements = _elements(label, block, kind, bits, place)
+        if note is not None and kind == "voxels":
+            note(side, distances, own_elements, place)
+        return kernels.count_distances(distances, own_elements, codes, unreached)
+
+    squared_distance, code, count = device.run(label.device, work)
     return np.stack((np.full_like(count, DIRECTIONS.index((kind, side))), squared_distance, code, count))
 
 
 def _complement(elements: Mask) -> Mask:
     """The mask whose background the elements are, in their place."""
-    return np.logical_not(elements, out=elements)
+    elements ^= 1
+    return elements
 
 
 def _packed(values: Array) -> Mask:
@@ -321,10 +355,10 @@ def _unpacked(bits: Mask, size_x: int) -> Mask:
     return np.unpackbits(bits, axis=2, count=size_x)
 
 
-def _elements(label: LabelSurfaces, receipt: Parcel, block: Index, kind: Kind, side: Side) -> Mask:
-    """The elements of a block as 0 and 1, from the bits."""
+def _elements(label: LabelSurfaces, block: Index, kind: Kind, bits: Mask, place: Host) -> Mask:
+    """The elements of a block as 0 and 1, out of bits, where they shall be."""
     grid = label.blocks if kind == "voxels" else CornerGrid(label.blocks)
-    return _unpacked(receipt.read(label.array(kind, side)), grid.box(block).shape[2])
+    return distance_kernels.unpack_bits(place.up(bits), grid.box(block).shape[2])
 
 
 def _layers(label: LabelSurfaces, block: Index) -> Counts:

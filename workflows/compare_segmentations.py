@@ -59,14 +59,19 @@ def count_overlap(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome
         reference = job.reference.read(wide)
         prediction = job.prediction.read(wide) if job.prediction else None
         image = job.image.read(box) if job.image else None
+
+    def work(place: Host) -> Arrays:
+        return overlap.overlap_of_block(reference, prediction, image, box=box, shape=job.grid.shape, place=place)
+
     with clock("overlap"):
-        arrays = overlap.overlap_of_block(reference, prediction, image, box=box, shape=job.grid.shape)
+        arrays = device.run(job.device, work)
     if job.regions is not None and prediction is not None:
         with clock("read"):
             of_block = regions.read_regions(job.regions, box)
+        pair = reference[within(box, wide)], prediction[within(box, wide)]
         with clock("regions"):
-            core = within(box, wide)
-            arrays |= regions.region_overlap(reference[core], prediction[core], of_block).arrays()
+            found = device.run(job.device, lambda place: regions.region_overlap(*pair, of_block, place))
+            arrays |= found.arrays()
     return Outcome({}, arrays)
 
 
@@ -166,18 +171,21 @@ def count_surface_distances(job: ComparisonJob, block: Index, clock: Stopwatch) 
         for label in job.surfaces():
             if not label.touches(block):
                 continue
-            by_region: Arrays = {}
-
-            def note(
-                side: Side, distances: Array, elements: Array, label: LabelSurfaces = label, into: Arrays = by_region
-            ) -> None:
-                if of_block is not None:
-                    part = of_block[within(label.blocks.part(block), box)]
-                    tally = regions.region_distances(distances, elements, part)
-                    into.update(named(label.array("region-", side), tally.arrays()))
-
-            arrays |= surface.count_distances(label, block, note) | by_region
+            split = None if of_block is None else of_block[within(label.blocks.part(block), box)]
+            arrays |= _counted(label, block, split)
     return Outcome({}, arrays)
+
+
+def _counted(label: LabelSurfaces, block: Index, split: Array | None) -> Arrays:
+    """The surface elements of a label in a block; split : the regions of the label's part of it."""
+    by_region: Arrays = {}
+
+    def note(side: Side, distances: Array, elements: Array, place: Host) -> None:
+        assert split is not None
+        tally = regions.region_distances(distances, elements, split, place)
+        by_region.update(named(label.array("region-", side), tally.arrays()))
+
+    return surface.count_distances(label, block, note if split is not None else None) | by_region
 
 
 def _regions_of(job: ComparisonJob, block: Index, clock: Stopwatch) -> Array | None:

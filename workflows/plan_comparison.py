@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from cluster.local import Workers
+from pipeline import overlap, surface
 from pipeline.comparison import ComparisonJob
 from pipeline.device import SLOTS, Device
 from pipeline.errors import InputError, PlanError
 from pipeline.geometry import BlockGrid, Index, VoxelSize
 from pipeline.job import distance_dtype, ledger_of
-from pipeline.memory import FIXED_BYTES, WORKER_BYTES
+from pipeline.kernels import surface as surface_kernels
+from pipeline.memory import CARD_FIXED_BYTES, FIXED_BYTES, WORKER_BYTES, gathered_card_bytes, swept_card_bytes
 from pipeline.surface import WIDEST_BOUNDARY
 from pipeline.volume.opening import Volume, open_volume
 from pipeline.volume.writing import Multiscale, reduce_block_bytes, write_block_bytes
@@ -25,7 +27,9 @@ from workflows.plan_thickness import (
     BLOCKS_PER_THREAD,
     LARGEST_SIDE,
     SMALLEST_SIDE_FOR_SPREAD,
+    check_card,
     decoded_bytes,
+    describe_cards,
     fitted,
     gib,
     open_regions,
@@ -178,11 +182,30 @@ def comparison_bytes(job: ComparisonJob) -> Mapping[str, int]:
     return {name: value + FIXED_BYTES for name, value in stages.items()}
 
 
-def comparison_card_bytes(job: ComparisonJob) -> int:
-    """Most memory of a card that the thickness of a label takes: as that of a mask that fills the block."""
-    voxels = math.prod(min(b, n) for b, n in zip(job.grid.block_shape, job.grid.shape, strict=True))
-    size = distance_dtype(job.grid.shape, job.voxel_size).itemsize
-    return voxels * (2 + size + size + 2) + (96 << 20)
+def comparison_card_bytes(job: ComparisonJob) -> Mapping[str, int]:
+    """Most memory of a card that a task of each stage takes, in bytes; the stages that are left out take none.
+
+    Both label volumes and the grey one with the tables of the overlap; then one label at a time, which fills the block
+    at most: distances between its surfaces, over the corners of the block, and its thickness (pipeline/memory.py).
+    """
+    z, y, x = (min(b, n) for b, n in zip(job.grid.block_shape, job.grid.shape, strict=True))
+    block: Index = (z, y, x)
+    labels = sum(np.dtype(volume.dtype).itemsize for volume in job.sides.values())
+    grey = np.dtype(job.image.dtype).itemsize if job.image else 0
+    stages = {"overlap": overlap.card_bytes(block, labels=labels, grey=grey)}
+    if "surface" in job.parts and job.prediction is not None:
+        corners: Index = (z + 1, y + 1, x + 1)
+        along = job.grid.shape
+        dtype = distance_dtype((along[0] + 1, along[1] + 1, along[2] + 1), job.voxel_size)
+        swept = swept_card_bytes(corners, dtype)
+        elements = math.prod(corners) * (1 + 1 + dtype.itemsize) + math.prod(corners[:2]) * 12
+        stages |= dict.fromkeys((surface.SEEDS_STAGE, *surface.STAGE_OF_AXIS.values()), swept)
+        stages[surface.COUNT_STAGE] = max(swept, elements + surface_kernels.table_bytes())
+    if "thickness" in job.parts:
+        dtype = distance_dtype(job.grid.shape, job.voxel_size)
+        stages |= dict.fromkeys(("mask", "distance-y", "distance-z", "centres"), swept_card_bytes(block, dtype))
+        stages["thickness"] = gathered_card_bytes(block, dtype)
+    return {name: value + CARD_FIXED_BYTES for name, value in stages.items()}
 
 
 def choose_comparison_blocks(job: ComparisonJob, run: Path, workers: Workers) -> ComparisonJob:
@@ -196,7 +219,7 @@ def choose_comparison_blocks(job: ComparisonJob, run: Path, workers: Workers) ->
             continue
         if max(comparison_bytes(candidate).values()) + WORKER_BYTES > workers.memory_bytes:
             continue
-        if job.device == "gpu" and SLOTS * comparison_card_bytes(candidate) > usable_bytes(workers):
+        if job.device == "gpu" and SLOTS * max(comparison_card_bytes(candidate).values()) > usable_bytes(workers):
             continue
         return candidate
     return smallest
@@ -214,16 +237,18 @@ def check_comparison_memory(job: ComparisonJob, workers: Workers) -> None:
             f" {gib(workers.memory_bytes)} ({workers.count} workers, {workers.threads} threads); choose a smaller"
             " --block-shape or fewer --workers."
         )
+    if job.device == "gpu":
+        check_card(job.grid.block_shape, comparison_card_bytes(job), workers)
 
 
 def make_comparison_plan(job: ComparisonJob, stage_names: list[tuple[str, int]]) -> ComparisonPlan:
     """The plan of a job. stage_names : every stage and how many tasks it has."""
     memory = comparison_bytes(job)
-    on_card = comparison_card_bytes(job) if job.device == "gpu" else 0
+    on_card = comparison_card_bytes(job) if job.device == "gpu" else {}
     stages = tuple(
         StagePlan(
             name=name, tasks=tasks, memory_bytes=memory[name.split("-")[0] if name.startswith("pyramid") else name],
-            card_bytes=on_card,
+            card_bytes=on_card.get(name, 0),
         )
         for name, tasks in stage_names
     )  # fmt: skip
@@ -264,7 +289,14 @@ def describe_comparison(job: ComparisonJob, plan: ComparisonPlan, workers: Worke
         "available": f"{gib(workers.memory_bytes)} for each of {workers.threads} threads on {workers.description}",
         "device": plan.device.upper(),
     }
+    on_gpu = plan.device == "gpu"
+    if on_gpu:
+        rows["device"] = describe_cards(max(stage.card_bytes for stage in plan.stages), plan.block_shape, workers)
     lines = [f"{name:<12}{text}" for name, text in rows.items()]
-    lines.append("stages                tasks  memory a task")
-    lines += [f"  {stage.name:<20}{stage.tasks:>7,}{gib(stage.memory_bytes):>15}" for stage in plan.stages]
+    lines.append("stages                tasks  memory a task" + ("  on the card" if on_gpu else ""))
+    lines += [
+        f"  {stage.name:<20}{stage.tasks:>7,}{gib(stage.memory_bytes):>15}"
+        + (f"{gib(stage.card_bytes):>13}" if on_gpu else "")
+        for stage in plan.stages
+    ]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,16 +142,20 @@ def check_memory(job: ThicknessJob, workers: Workers) -> None:
             f" ({workers.count} workers, {workers.threads} threads); choose a smaller --block-shape or fewer --workers."
         )
     if job.device == "gpu":
-        on_card = card_bytes(job)
-        stage = max(on_card, key=lambda name: on_card[name])
-        if SLOTS * on_card[stage] > usable_bytes(workers):
-            card = min(workers.cards, key=lambda card: card.free_bytes)
-            raise PlanError(
-                f"A block of {'×'.join(map(str, job.grid.block_shape))} voxels does not fit the {card.name}: {SLOTS} at"
-                f" a time, each up to {gib(on_card[stage])} in stage {stage}, take {gib(SLOTS * on_card[stage])}, but"
-                f" {gib(usable_bytes(workers))} of it can be used ({gib(card.free_bytes)} are free); choose a smaller"
-                " --block-shape, or end what else runs on the card."
-            )
+        check_card(job.grid.block_shape, card_bytes(job), workers)
+
+
+def check_card(block_shape: Index, on_card: Mapping[str, int], workers: Workers) -> None:
+    """Refuse blocks that do not fit the card with the least free memory. on_card : stage -> bytes of a block."""
+    stage = max(on_card, key=lambda name: on_card[name])
+    if SLOTS * on_card[stage] > usable_bytes(workers):
+        card = min(workers.cards, key=lambda card: card.free_bytes)
+        raise PlanError(
+            f"A block of {'×'.join(map(str, block_shape))} voxels does not fit the {card.name}: {SLOTS} at"
+            f" a time, each up to {gib(on_card[stage])} in stage {stage}, take {gib(SLOTS * on_card[stage])}, but"
+            f" {gib(usable_bytes(workers))} of it can be used ({gib(card.free_bytes)} are free); choose a smaller"
+            " --block-shape, or end what else runs on the card."
+        )
 
 
 def make_plan(job: ThicknessJob) -> ThicknessPlan:
@@ -231,12 +236,16 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
 def _describe_device(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> str:
     if plan.device == "cpu":
         return f"CPU ({workers.no_cards.rstrip('.')})" if workers.no_cards else "CPU"
-    worst = max(stage.card_bytes for stage in plan.stages)
-    share = worst / math.prod(job.grid.block_shape)
+    return describe_cards(max(stage.card_bytes for stage in plan.stages), job.grid.block_shape, workers)
+
+
+def describe_cards(block_bytes: int, block_shape: Index, workers: Workers) -> str:
+    """The cards, and what blocks take of them. block_bytes : most that a block takes."""
+    share = block_bytes / math.prod(block_shape)
     names = ", ".join(sorted({card.name for card in workers.cards}))
     return (
-        f"GPU, {len(workers.cards)} × {names}: {SLOTS} blocks at a time of {gib(worst)} ({share:.1f} bytes a voxel),"
-        f" of {gib(usable_bytes(workers))} that can be used"
+        f"GPU, {len(workers.cards)} × {names}: {SLOTS} blocks at a time of {gib(block_bytes)}"
+        f" ({share:.1f} bytes a voxel), of {gib(usable_bytes(workers))} that can be used"
     )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from pipeline import surface
+from pipeline.device import Device
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.ledger import Ledger
 from pipeline.surface import LAYERS, LabelSurfaces, SurfaceTally
@@ -34,7 +35,7 @@ def box_of(mask: Mask) -> Box | None:
 
 def measured_tally(
     folder: Path, reference: Mask, prediction: Mask, block_shape: Index, spacing: tuple[float, float, float],
-    widths: tuple[int, ...] = (), *, loose: bool = False,
+    widths: tuple[int, ...] = (), *, loose: bool = False, device: Device = "cpu",
 ) -> SurfaceTally:  # fmt: skip
     """The merged tally of one label through all stages. loose : with the volume in place of the tight boxes."""
     z, y, x = reference.shape
@@ -45,7 +46,7 @@ def measured_tally(
     if loose:
         boxes = [Box((0, 0, 0), (z, y, x)), Box((0, 0, 0), (z, y, x))]
     ledger = Ledger(folder)
-    label = LabelSurfaces("5", grid, boxes[0], boxes[1], VoxelSize(spacing), ledger, widths)
+    label = LabelSurfaces("5", grid, boxes[0], boxes[1], VoxelSize(spacing), ledger, widths, device)
     blocks = [block for block in grid if label.touches(block)]
     for block in blocks:
         read = label.reading_box(block).slices

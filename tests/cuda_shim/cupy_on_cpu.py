@@ -220,20 +220,22 @@ def _wrap(result: Any, owners: list[Allocation]) -> Any:
     return result
 
 
+def _bare(value: Any, owners: list[Allocation]) -> Any:
+    """A value as numpy knows it; notes the memory that it lives in."""
+    if isinstance(value, ndarray):
+        owners.append(value.owner)
+        return value.host
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    if isinstance(value, tuple | list):
+        return type(value)(_bare(item, owners) for item in value)
+    return value
+
+
 def _call(function: Any, arguments: Any, named: Any, me: ndarray | None = None) -> Any:
     owners = [me.owner] if me is not None else []
-
-    def bare(value: Any) -> Any:
-        if isinstance(value, ndarray):
-            owners.append(value.owner)
-            return value.host
-        if isinstance(value, np.ndarray) and value.ndim:
-            raise TypeError("Unsupported type <class 'numpy.ndarray'>")
-        if isinstance(value, tuple | list):
-            return type(value)(bare(item) for item in value)
-        return value
-
-    return _wrap(function(*map(bare, arguments), **{name: bare(value) for name, value in named.items()}), owners)
+    ours = [_bare(value, owners) for value in arguments]
+    return _wrap(function(*ours, **{name: _bare(value, owners) for name, value in named.items()}), owners)
 
 
 # ---- functions of the module -----------------------------------------------------------------------------------------

@@ -40,6 +40,12 @@ def unpack_bits(packed: Voxels, size_x: int) -> Voxels:
     return mask
 
 
+def pack_bits(mask: Voxels) -> Voxels:
+    """Bits along x, uint8 (z, y, ⌈x/8⌉), from a mask of 0 and 1, uint8 (z, y, x); the inverse of `unpack_bits`."""
+    packed: Voxels = backends.twin(__name__, mask).pack_bits(mask)
+    return packed
+
+
 def unswept(mask: Voxels, dtype: npt.DTypeLike) -> Voxels:
     """Distances (z, y, x) before the first axis: 0 on the background, `unreached` on the foreground (mask 1).
 

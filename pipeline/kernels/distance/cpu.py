@@ -28,6 +28,11 @@ def unpack_bits(packed: npt.NDArray[np.uint8], size_x: int) -> npt.NDArray[np.ui
     return np.unpackbits(packed, axis=2, count=size_x)
 
 
+def pack_bits(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Foreground as bits."""
+    return np.packbits(mask, axis=2)
+
+
 def unswept(mask: npt.NDArray[np.uint8], dtype: npt.DTypeLike) -> Distances:
     """0 on the background, unreached on the foreground."""
     return np.multiply(mask, unreached(dtype), dtype=dtype)

@@ -13,6 +13,19 @@ extern "C" __global__ void unpack_bits(const unsigned char* packed, long long li
     }
 }
 
+// And back, ⌈size_x / 8⌉ bytes a line. A thread takes a byte.
+extern "C" __global__ void pack_bits(const unsigned char* mask, long long lines, long long size_x,
+                                     unsigned char* packed) {
+    const Index bytes = ceil_division(size_x, 8);
+    for (Index i = first_item(); i < lines * bytes; i += item_step()) {
+        const Index line = i / bytes;
+        const Index begin = (i - line * bytes) * 8;
+        unsigned byte = 0;
+        for (Index x = begin; x < min(begin + 8, size_x); ++x) byte |= (mask[line * size_x + x] & 1u) << (begin + 7 - x);
+        packed[i] = static_cast<unsigned char>(byte);
+    }
+}
+
 extern "C" __global__ void unswept(const unsigned char* mask, long long voxels, long long infinity, DISTANCE* out) {
     for (Index i = first_item(); i < voxels; i += item_step()) {
         out[i] = mask[i] ? static_cast<DISTANCE>(infinity) : 0;

@@ -28,6 +28,16 @@ def unpack_bits(packed: Voxels, size_x: int) -> Voxels:
     return mask
 
 
+def pack_bits(mask: Voxels) -> Voxels:
+    """A thread takes eight voxels."""
+    size_z, size_y, size_x = mask.shape
+    packed: Voxels = cupy.empty((size_z, size_y, -(-size_x // 8)), np.uint8)
+    if packed.size:
+        kernel = cuda.function(SOURCE, "pack_bits", np.int32)
+        kernel((cuda.blocks_for(packed.size, THREADS),), (THREADS,), (mask, size_z * size_y, size_x, packed))
+    return packed
+
+
 def unswept(mask: Voxels, dtype: npt.DTypeLike) -> Voxels:
     """0 on the background, unreached on the foreground."""
     distances: Voxels = cupy.empty(mask.shape, dtype)

@@ -8,13 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.kernels.accelerate import Integer, kernel
+from pipeline.kernels.surface import UNREACHABLE
 
 Mask = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.int16]
 Counts = npt.NDArray[np.int64]
-
-UNREACHABLE = 2**53
-"""Squared distance to a surface that has no elements; every real one is less."""
 
 
 @kernel
@@ -52,6 +50,12 @@ def corner_codes(padded: Mask, shape: tuple[int, int, int]) -> Mask:
                 high = (a[x] << 7) | (a[x + 1] << 6) | (b[x] << 5) | (b[x + 1] << 4)
                 out[z, y, x] = high | (c[x] << 3) | (c[x + 1] << 2) | (d[x] << 1) | d[x + 1]
     return out
+
+
+def mixed_corners(codes: Mask) -> tuple[Mask, Mask]:
+    """Where corners are mixed, and their codes."""
+    mixed = (codes != 0) & (codes != 255)
+    return mixed.view(np.uint8), codes[mixed]
 
 
 @kernel
