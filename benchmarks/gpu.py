@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from benchmarks import whole_volume
 from benchmarks.results import Answer, Goal, Table
-from benchmarks.volumes import Mask, Size, ball, noise, store
+from benchmarks.volumes import SEED, Mask, Size, ball, noise, store
 from benchmarks.whole_run import KINDS, run_once
 from cluster.local import open_cluster
 from pipeline.job import MapKind
@@ -42,6 +42,13 @@ LEAST_BYTES = {
     "thickness/gather": 8, "thickness/unseal": 8, "thickness/to_thickness": 8, "tally/count_pairs": 4,
 }  # fmt: skip
 """Bytes a voxel that a kernel must read and write at least, with int32 distances."""
+COMPARISON_BYTES = {
+    "structures/count_pairs": 4, "structures/count_values": 6, "structures/collect_pairs": None,
+    "structures/collect_values": None, "corners/count_corner_codes": 2, "surface/surface_voxels": 2,
+    "surface/corner_codes": 2, "surface/mixed_corners": 2, "surface/list_codes": 1, "surface/count_elements": 1,
+    "surface/count_distances": 1, "distance/pack_bits": 1.125, "distance/unpack_bits": 1.125,
+}  # fmt: skip
+"""The same for what only a comparison needs, with labels and grey values of 16 bits; None: not by voxels."""
 LANES = r"""
 extern "C" __global__ void lanes(long long steps, long long seed, int* out) {
     unsigned a = threadIdx.x + static_cast<unsigned>(seed), b = a + 1, c = a + 2, d = a + 3;
@@ -172,6 +179,23 @@ def measure_steps(mask: Mask, repeats: int = REPEATS) -> Steps:
     return Steps(medians, kernels, mask.size, kept, largest)
 
 
+def measure_comparison(mask: Mask) -> Steps:
+    """Every kernel of a comparison: the octants of a mask as labels, the same one voxel on, and 16-bit grey values."""
+    cupy = cuda.library()
+    octant = [(np.arange(n) >= n // 2).astype(np.uint16) for n in mask.shape]
+    labels = 1 + octant[2] + 2 * octant[1][:, None] + 4 * octant[0][:, None, None]
+    reference = np.where(mask, labels, 0).astype(np.uint16)
+    grey = np.random.default_rng(SEED).normal(1000, 200, mask.shape).astype(np.uint16)
+    volumes = [cupy.asarray(volume) for volume in (reference, np.roll(reference, 1, axis=2), grey)]
+    whole_volume.compare(volumes[0], volumes[1], volumes[2])
+    with kernels_timed() as launched:
+        whole_volume.compare(volumes[0], volumes[1], volumes[2])
+        cupy.cuda.get_current_stream().synchronize()
+        elapsed = cupy.cuda.get_elapsed_time
+        kernels = {name: (len(pairs), sum(elapsed(*pair) for pair in pairs)) for name, pairs in launched.items()}
+    return Steps({}, {name: spent for name, spent in kernels.items() if name in COMPARISON_BYTES}, mask.size, 0, 0)
+
+
 def enlarged(mask: Mask, side: int) -> Mask:
     """A mask continued by its mirror images to a larger cube, which has no seams."""
     return np.pad(mask, [(0, side - n) for n in mask.shape], mode="symmetric")
@@ -200,7 +224,7 @@ def kernels_table(name: str, steps: Steps, limits: Ceilings) -> Table:
     """Every kernel of one volume beside the card's memory."""
     rows = []
     for kernel, (launches, milliseconds) in sorted(steps.kernels.items(), key=lambda item: -item[1][1]):
-        least = LEAST_BYTES.get(kernel)
+        least = LEAST_BYTES.get(kernel) or COMPARISON_BYTES.get(kernel)
         rate = least * launches * steps.voxels / milliseconds * 1e3 if least and milliseconds else None
         rows.append(
             (
@@ -349,6 +373,7 @@ def kernel_tables(side: int, sides: Sequence[int], *, peers: bool) -> tuple[list
     base = volumes["noise σ8"]
     tables = [ceilings_table(limits), volumes_table(steps, side)]
     tables += [kernels_table(name, s, limits) for name, s in steps.items()]
+    tables.append(kernels_table("of a comparison of eight labels, noise σ8", measure_comparison(base), limits))
     tables.append(sweep_table(sides, base))
     if peers:
         tables.append(peers_table(volumes, steps))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from benchmarks.volumes import Mask
 from pipeline.centres import TABLE_RADIUS_VOXELS, cell_starts
-from pipeline.kernels import centres, distance, tally, thickness
+from pipeline.kernels import centres, corners, distance, structures, surface, tally, thickness
 
 Array = npt.NDArray[Any]
 DTYPE = np.dtype(np.int32)
@@ -82,6 +82,32 @@ def count_radii(radii: Array) -> Array:
 def distance_and_thickness(mask: Mask) -> Array:
     """Squared local radius from the mask: all that a peer does."""
     return squared_local_radius(mask, packed_centres(squared_distance(mask)))
+
+
+def compare(reference: Array, prediction: Array, grey: Array) -> int:
+    """What only a comparison needs: overlap and corner codes of all labels, and surface distances of the foreground.
+
+    reference, prediction, grey : unsigned, one shape (z, y, x). Returns the surface elements that were counted.
+    """
+    shape = reference.shape
+    widths = (reference.itemsize, prediction.itemsize, grey.itemsize)
+    bytes_of = [volume.view(np.uint8) for volume in (reference, prediction, grey)]
+    structures.count_structures(bytes_of[0], bytes_of[1], bytes_of[2], widths, (0, 0, 0), 0, shape[0])
+    stop = (shape[0] + 1, shape[1] + 1, shape[2] + 1)
+    for volume in (reference, prediction):
+        corners.count_corner_codes(volume, (0, 0, 0), stop)
+    found = []
+    for volume in (reference, prediction):
+        padded: Array = np.zeros_like(volume, np.uint8, shape=(shape[0] + 2, shape[1] + 2, shape[2] + 2))
+        padded[1:-1, 1:-1, 1:-1] = volume != 0
+        padded = distance.unpack_bits(distance.pack_bits(padded), padded.shape[2])  # as masks travel
+        found.append((surface.surface_voxels(padded), surface.mixed_corners(surface.corner_codes(padded, stop))))
+    (voxels, (mixed, codes)), (other_voxels, (other_mixed, _)) = found
+    counted = 0
+    for ours, theirs, listed in ((voxels, other_voxels, np.empty(0, np.uint8)), (mixed, other_mixed, codes)):
+        distances = squared_distance((theirs ^ 1).view(np.bool_))
+        counted += int(surface.count_distances(distances, ours, listed, distance.unreached(DTYPE))[2].sum())
+    return counted
 
 
 def compile_kernels() -> None:

@@ -48,6 +48,8 @@ def test_the_benchmark_of_a_gpu_measures_its_kernels() -> None:
     kernels = next(table for table in tables if table.title == "Every kernel, noise σ8")
     timed = {row[0] for row in kernels.rows}
     assert set(gpu.LEAST_BYTES) <= timed
+    compared = next(table for table in tables if "of a comparison" in table.title)
+    assert {row[0] for row in compared.rows} == set(gpu.COMPARISON_BYTES)
     assert len(goals) == 2 * (len(gpu.SIGMAS) + 1)
 
 

@@ -18,12 +18,16 @@ ON_GPU = """
 import sys
 import numpy as np
 from tests.cuda_shim.cupy_on_cpu import pretended
-from pipeline.kernels import distance, tally
+from pipeline.kernels import corners, distance, structures, surface, tally
 with pretended() as cupy:
     mask = distance.unpack_bits(cupy.asarray(np.full((3, 4, 1), 7, np.uint8)), 8)
     distances = distance.unswept(mask, np.int32)
     distance.distance_along_lines(mask, 1, distance.unreached(np.int32), distances)
     assert tally.count_pairs(distances, np.ones((1, 1, 1), np.uint8))[2].sum() == 36
+    assert structures.count_structures(mask, mask, mask, (1, 1, 0), (0, 0, 0), 0, 3)[1].sum() == 36
+    assert corners.count_corner_codes(mask, (0, 0, 0), (4, 5, 9))[0].tolist() == [0, 1]
+    voxels = surface.surface_voxels(mask)
+    assert surface.count_distances(distances[1:2, 1:3, 1:7].copy(), voxels, np.empty(0, np.uint8), 1000)[2].sum() == 2
 assert "numba" not in sys.modules, "numba was imported"
 """
 ON_CPU = """

@@ -55,7 +55,7 @@ def test_a_source_compiles_without_a_warning(nvrtc: Any, source: str, dtype: Any
 
 def test_a_message_names_the_file_and_the_line(nvrtc: Any) -> None:
     text = cuda.source_text("tally/tally.cu")
-    broken = text.replace('#include "indexing.cuh"', '#include "indexing.cuh"\nmistake', 1)
+    broken = text.replace('#include "counting.cuh"', '#include "counting.cuh"\nmistake', 1)
     line = broken.split("\n").index("mistake") - 1  # our two lines before the source; lines count from 1
     with pytest.raises(AssertionError, match=rf"tally/tally\.cu\({line}\): error"):
         compiled(nvrtc, broken, (*cuda.compile_options(np.int32), "-arch=sm_90"))

@@ -9,6 +9,13 @@ import pytest
 
 from pipeline.kernels import cuda, distance
 from pipeline.kernels.reference import squared_distance
+from tests.kernels.comparison_twins import (
+    KINDS,
+    assert_same_corners,
+    assert_same_structures,
+    assert_same_surface,
+    random_labels,
+)
 from tests.kernels.distance_twins import (
     assert_same_columns,
     assert_same_lines,
@@ -69,6 +76,30 @@ def test_tally(cupy: Any, largest: int, run: int, label_type: Any, dtype: Any) -
     radii = np.repeat(rng.integers(0, largest, (40, 50, 60)), run, axis=2).astype(dtype)
     region = np.ones((1, 1, 1), np.uint16) if label_type is None else rng.integers(0, 5, radii.shape).astype(label_type)
     assert_counts_every_pair(cupy.asarray, radii, region)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_overlap_of_labels(cupy: Any, kind: str, dtype: str) -> None:
+    """Tables that overflow (every voxel a pair, or a grey value, of its own) and few pairs that all threads add to."""
+    rng = np.random.default_rng(3)
+    reference = random_labels(kind, (70, 150, 131), dtype, rng)
+    prediction = random_labels("patches", (70, 150, 131), "u2", rng)
+    grey = rng.integers(0, 3000, (69, 150, 130)).astype(dtype)
+    for volumes in ((reference, prediction, grey), (reference, None, None)):
+        assert_same_structures(cupy.asarray, volumes, (1, 0, 1), (2, 69))
+    part = np.ascontiguousarray(reference[:25, :50]) if kind == "own" else reference  # 2 kB a label
+    assert_same_corners(cupy.asarray, part, (1, 0, 1), (part.shape[0] + 1, part.shape[1] + 1, part.shape[2]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("largest", [50, 2**31 - 1])
+def test_surface(cupy: Any, largest: int, dtype: Any) -> None:
+    rng = np.random.default_rng(largest)
+    padded = np.pad(noise((90, 120, 131), 1.0, 5), 1)
+    distances = rng.integers(0, largest, padded.shape).astype(dtype)
+    distances[rng.random(padded.shape) < 0.3] = distance.unreached(dtype)
+    assert_same_surface(cupy.asarray, padded, (1, 0, 1), distances)
 
 
 def test_columns_longer_than_any_block(cupy: Any) -> None:

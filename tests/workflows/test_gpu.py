@@ -38,6 +38,23 @@ def work(place: Host) -> None:
 
 device.run("gpu", work)
 """
+SMALL_COMPARISON = """
+import sys
+import numpy as np
+from pipeline.kernels import cuda
+from tests.kernels.comparison_twins import KINDS, assert_same_corners, assert_same_structures, assert_same_surface
+from tests.kernels.comparison_twins import random_labels
+
+cupy = cuda.library()
+mask = np.load(sys.argv[1])
+rng = np.random.default_rng(0)
+for kind in KINDS:
+    labels = random_labels(kind, mask.shape, "u4", rng)
+    assert_same_structures(cupy.asarray, (labels, mask.view(np.uint8), labels), (0, 0, 0), (0, len(mask)))
+    assert_same_corners(cupy.asarray, labels[:9], (0, 0, 0), (10, *(n + 1 for n in mask.shape[1:])))
+padded = np.pad(mask, 1)
+assert_same_surface(cupy.asarray, padded, (1, 1, 1), rng.integers(0, 99, padded.shape, np.int32))
+"""
 
 
 def phantom(folder: Path) -> tuple[Path, list[str]]:
@@ -75,12 +92,13 @@ def test_a_run_is_the_same_on_both_devices(make: object, kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
-def test_the_tools_of_cuda_find_nothing(tool: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [SMALL_RUN, SMALL_COMPARISON], ids=["thickness", "comparison"])
+def test_the_tools_of_cuda_find_nothing(program: str, tool: str, tmp_path: Path) -> None:
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         pytest.skip("needs compute-sanitizer of the CUDA toolkit in the PATH")
     np.save(tmp_path / "mask.npy", noise((40, 50, 70), sigma=2))
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", SMALL_RUN]
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", program]
     done = subprocess.run(
         [*command, str(tmp_path / "mask.npy")], cwd=ROOT, env=environment(), capture_output=True, text=True,
         timeout=60 * SANITIZER_MINUTES, check=False,

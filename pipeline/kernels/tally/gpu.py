@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pipeline.kernels import cuda
 from pipeline.kernels.backends import Voxels
+from pipeline.kernels.tables import lines_per_block
 from pipeline.kernels.tally import Counts
 
 SOURCE = "tally/tally.cu"
@@ -24,14 +25,15 @@ def count_pairs(radii: Voxels, region: npt.NDArray[Any]) -> Counts:
     width = 0 if region.size == 1 else region.dtype.itemsize
     # Without labels the kernel never looks at the array in their place.
     labels = cupy.asarray(np.ascontiguousarray(region).view(f"u{width}")) if width else radii
-    blocks = cuda.blocks_for(-(-radii.size // STRETCH) * 32, THREADS)
+    stretches = lines_per_block(STRETCH)
+    blocks = cuda.blocks_for(radii.size, stretches * STRETCH)
     count = cuda.function(SOURCE, "count_pairs", radii.dtype)
     slots = FIRST_SLOTS
     while True:
-        owners = cupy.full(slots, -1, np.int64).view(np.uint64)  # all bits set: free
-        counts = cupy.zeros(slots, np.uint64)
+        owners, counts = cupy.zeros(slots, np.uint64), cupy.zeros(slots, np.uint64)
         used = cupy.zeros(1, np.uint64)
-        count((blocks,), (THREADS,), (radii, labels, width, radii.size, STRETCH, owners, counts, slots, used))
+        spans = (radii.size, STRETCH, stretches)
+        count((blocks,), (THREADS,), (radii, labels, width, *spans, owners, counts, slots, used))
         pairs = int(used[0])
         if 2 * pairs <= slots:
             break
