@@ -67,13 +67,15 @@ def reading_box(box: Box) -> Box:
 
 
 def overlap_of_block(
-    reference: Array, prediction: Array | None, image: Array | None = None, *, box: Box, shape: Index
-) -> Contribution:
+    reference: Array, prediction: Array | None, image: Array | None = None, *, box: Box, shape: Index,
+    image_name: str = "The grey volume",
+) -> Contribution:  # fmt: skip
     """What one block contributes.
 
     reference, prediction : labels (z, y, x) of `reading_box(box)`, bool or integers of up to 64 bits, 0 is
     background. Without a prediction the structures of the reference alone are described, as pairs (label, 0).
     image : grey values (z, y, x) of `box` itself, integers or floats of up to 64 bits. shape : of the whole volume.
+    image_name : what a message calls the image.
     Raises InputError for negative labels, and for grey values inside a label that are not finite.
     """
     if box.voxels >= _LARGEST_BLOCK:
@@ -88,7 +90,7 @@ def overlap_of_block(
             raise InputError(f"The {name} holds {volume.dtype} values; labels must be integers or bool.")
     labels = {name: _patterns(volume) for name, volume in volumes.items()}
 
-    contribution = _structures_of_block(labels, image, box, read)
+    contribution = _structures_of_block(labels, image, image_name, box, read)
     for column, (name, volume) in enumerate(volumes.items()):
         _refuse_negative_labels(name, volume.dtype, contribution["pair-labels"][:, column])
     for name, patterns in labels.items():
@@ -116,7 +118,9 @@ def merge(*contributions: Mapping[str, Array]) -> Contribution:
     return merged
 
 
-def _structures_of_block(labels: Mapping[str, Array], image: Array | None, box: Box, read: Box) -> Contribution:
+def _structures_of_block(
+    labels: Mapping[str, Array], image: Array | None, image_name: str, box: Box, read: Box
+) -> Contribution:
     """The contribution of a block but for the corners."""
     nothing = np.zeros((0, 0, 0), np.uint8)
     volumes = [labels["reference"], labels.get("prediction", nothing)]
@@ -132,13 +136,15 @@ def _structures_of_block(labels: Mapping[str, Array], image: Array | None, box: 
         tables = count_structures(
             reference, prediction, grey, widths, (first_z, first_y, first_x), start, min(size_z, start + layers)
         )
-        slab = _contribution(tables, None if image is None else image.dtype, box)
+        slab = _contribution(tables, None if image is None else image.dtype, image_name, box)
         merged = slab if merged is None else _merged_pairs((merged, slab))
     assert merged is not None
     return {"volume-voxels": np.array([box.voxels])} | merged
 
 
-def _contribution(tables: tuple[Array, ...], grey_dtype: np.dtype[Any] | None, box: Box) -> Contribution:
+def _contribution(
+    tables: tuple[Array, ...], grey_dtype: np.dtype[Any] | None, image_name: str, box: Box
+) -> Contribution:
     """The tables of the kernel as sorted arrays in the coordinates of the volume."""
     pairs, voxels, sums, boxes, rows, patterns, counts = tables
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
@@ -155,7 +161,7 @@ def _contribution(tables: tuple[Array, ...], grey_dtype: np.dtype[Any] | None, b
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     if values.dtype.kind == "f":
-        _refuse_values_that_are_not_finite(values, counts, pairs[rows])
+        _refuse_values_that_are_not_finite(image_name, values, counts, pairs[rows])
         values += values.dtype.type(0)  # −0 is 0
     return contribution | _grey_arrays(rank[rows], values, counts, len(pairs))
 
@@ -325,13 +331,13 @@ def _refuse_negative_labels(name: str, dtype: np.dtype[Any], labels: npt.NDArray
         )
 
 
-def _refuse_values_that_are_not_finite(values: Array, counts: Array, labels: Array) -> None:
+def _refuse_values_that_are_not_finite(name: str, values: Array, counts: Array, labels: Array) -> None:
     wrong = ~np.isfinite(values)
     if not wrong.any():
         return
     reference, prediction = (int(label) for label in labels[wrong][0])
     where = f"label {reference} of the reference" if reference else f"label {prediction} of the prediction"
     raise InputError(
-        f"The grey volume has {int(counts[wrong].sum())} values that are not finite ({values[wrong][0]}) inside"
+        f"{name} has {int(counts[wrong].sum())} values that are not finite ({values[wrong][0]}) inside"
         f" {where}; fill them, or make these voxels background."
     )

@@ -54,11 +54,15 @@ def count_overlap(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome
     box = job.grid.box(block)
     with clock("read"):
         wide = overlap.reading_box(box)
-        reference = job.reference.read(wide)
-        prediction = job.prediction.read(wide) if job.prediction else None
+        reference = read_labels(job.reference, wide)
+        prediction = read_labels(job.prediction, wide) if job.prediction else None
         image = job.image.read(box) if job.image else None
     with clock("overlap"):
-        return Outcome({}, overlap.overlap_of_block(reference, prediction, image, box=box, shape=job.grid.shape))
+        called = f"The image {job.image.name}" if job.image else ""
+        arrays = overlap.overlap_of_block(
+            reference, prediction, image, box=box, shape=job.grid.shape, image_name=called
+        )
+    return Outcome({}, arrays)
 
 
 def label_components(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
@@ -340,7 +344,7 @@ class _Labels(Conclusion):
     def conclude(self, totals: dict[str, Any]) -> dict[str, Any]:
         merged = merged_overlap(self.job)
         write_parcel(self.job.ledger.folder / OVERLAP, {}, merged)
-        self.job.note_labels([one for one in labels_in(merged) if self.job.wants(one.label)])
+        self.job.note_labels(self.job.asked_for(labels_in(merged)))
         return totals
 
     def is_noted(self) -> bool:
