@@ -167,7 +167,7 @@ def test_a_label_in_one_volume_alone_is_reported(place: Place, tmp_path: Path) -
     assert "Label 7 is in the reference only" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_pair_in_any_blocks(place: Place, data: st.DataObject) -> None:
     reference, prediction = data.draw(label_pairs(largest=12))
