@@ -12,6 +12,7 @@ import contextlib
 import logging
 import signal
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
@@ -102,7 +103,9 @@ def open_cluster(
                 yield client, _offered(client, scheduler, device)
             return
         offer = default_workers(workers, device)
-        with _interrupts_held():
+        with _interrupts_held(), warnings.catch_warnings():
+            # Two runs that begin at once may both find the usual port free; Dask then takes another for one of them.
+            warnings.filterwarnings("ignore", message=r"Port \d+ is already in use")
             threads = offer.threads // offer.count
             cluster = _LocalWorkers(
                 offer.cards, n_workers=offer.count, threads_per_worker=threads,

@@ -31,7 +31,7 @@ THICKNESS_STAGE_OF_AXIS = {2: "mask", 1: "distance-y", 0: "distance-z"}
 
 
 class FoundLabel(NamedTuple):
-    """A label of either volume: the boxes that hold it (None where it does not occur), and how many voxels it has."""
+    """A label: the boxes that hold it in the volumes (None where it does not occur), and how many voxels it has."""
 
     label: int
     reference: Box | None
@@ -83,6 +83,12 @@ class ComparisonJob:
         """Whether a label is compared."""
         return label != 0 and (self.labels is None or label in self.labels)
 
+    def asked_for(self, found: list[FoundLabel]) -> list[FoundLabel]:
+        """The labels that are compared, ascending. One that was named and is in neither volume is among them."""
+        there = {one.label: one for one in found}
+        labels = sorted(there) if self.labels is None else sorted({label for label in self.labels if self.wants(label)})
+        return [there.get(label, FoundLabel(label, None, None, 0, 0)) for label in labels]
+
     def note_labels(self, found: list[FoundLabel]) -> None:
         """File the labels, for all tasks of later stages."""
         boxes = np.array([[_six(one.reference), _six(one.prediction)] for one in found], np.int64).reshape(-1, 2, 6)
@@ -104,8 +110,10 @@ class ComparisonJob:
         ]
 
     def surfaces(self) -> Iterator[LabelSurfaces]:
-        """The surfaces of every label."""
+        """The surfaces of every label that has any."""
         for one in self.found_labels():
+            if one.reference is None and one.prediction is None:
+                continue
             yield LabelSurfaces(
                 str(one.label), self.grid, one.reference, one.prediction, self.voxel_size, self.ledger, self.widths,
                 self.device,

@@ -70,14 +70,15 @@ def reading_box(box: Box) -> Box:
 
 def overlap_of_block(
     reference: Array, prediction: Array | None, image: Array | None = None, *, box: Box, shape: Index,
-    place: Host | None = None,
+    image_name: str = "The grey volume", place: Host | None = None,
 ) -> Contribution:  # fmt: skip
     """What one block contributes.
 
     reference, prediction : labels (z, y, x) of `reading_box(box)`, bool or integers of up to 64 bits, 0 is
     background. Without a prediction the structures of the reference alone are described, as pairs (label, 0).
     image : grey values (z, y, x) of `box` itself, integers or floats of up to 64 bits. shape : of the whole volume.
-    All of these are on the host. place : where they are counted, the host by default.
+    All of these are on the host. place : where they are counted, the host by default. image_name : what a message
+    calls the image.
     Raises InputError for negative labels, and for grey values inside a label that are not finite.
     """
     if box.voxels >= _LARGEST_BLOCK:
@@ -93,7 +94,7 @@ def overlap_of_block(
     place = place or Host()
     labels = {name: place.up(bit_patterns(volume)) for name, volume in volumes.items()}
 
-    contribution = _structures_of_block(labels, image, box, read, place)
+    contribution = _structures_of_block(labels, image, image_name, box, read, place)
     for column, (name, volume) in enumerate(volumes.items()):
         _refuse_negative_labels(name, volume.dtype, contribution["pair-labels"][:, column])
     for name, patterns in labels.items():
@@ -131,7 +132,7 @@ def merge(*contributions: Mapping[str, Array]) -> Contribution:
 
 
 def _structures_of_block(
-    labels: Mapping[str, Array], image: Array | None, box: Box, read: Box, place: Host
+    labels: Mapping[str, Array], image: Array | None, image_name: str, box: Box, read: Box, place: Host
 ) -> Contribution:  # fmt: skip
     """The contribution of a block but for the corners."""
     nothing = place.up(np.zeros((0, 0, 0), np.uint8))
@@ -148,13 +149,15 @@ def _structures_of_block(
         tables = structures.count_structures(
             reference, prediction, grey, widths, (first_z, first_y, first_x), start, min(size_z, start + layers)
         )
-        slab = _contribution(tables, None if image is None else image.dtype, box)
+        slab = _contribution(tables, None if image is None else image.dtype, image_name, box)
         merged = slab if merged is None else _merged_pairs((merged, slab))
     assert merged is not None
     return {"volume-voxels": np.array([box.voxels])} | merged
 
 
-def _contribution(tables: tuple[Array, ...], grey_dtype: np.dtype[Any] | None, box: Box) -> Contribution:
+def _contribution(
+    tables: tuple[Array, ...], grey_dtype: np.dtype[Any] | None, image_name: str, box: Box
+) -> Contribution:
     """The tables of the kernel as sorted arrays in the coordinates of the volume."""
     pairs, voxels, sums, boxes, rows, patterns, counts = tables
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
@@ -171,7 +174,7 @@ def _contribution(tables: tuple[Array, ...], grey_dtype: np.dtype[Any] | None, b
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     if values.dtype.kind == "f":
-        _refuse_values_that_are_not_finite(values, counts, pairs[rows])
+        _refuse_values_that_are_not_finite(image_name, values, counts, pairs[rows])
         values += values.dtype.type(0)  # −0 is 0
     return contribution | _grey_arrays(rank[rows], values, counts, len(pairs))
 
@@ -341,13 +344,13 @@ def _refuse_negative_labels(name: str, dtype: np.dtype[Any], labels: npt.NDArray
         )
 
 
-def _refuse_values_that_are_not_finite(values: Array, counts: Array, labels: Array) -> None:
+def _refuse_values_that_are_not_finite(name: str, values: Array, counts: Array, labels: Array) -> None:
     wrong = ~np.isfinite(values)
     if not wrong.any():
         return
     reference, prediction = (int(label) for label in labels[wrong][0])
     where = f"label {reference} of the reference" if reference else f"label {prediction} of the prediction"
     raise InputError(
-        f"The grey volume has {int(counts[wrong].sum())} values that are not finite ({values[wrong][0]}) inside"
+        f"{name} has {int(counts[wrong].sum())} values that are not finite ({values[wrong][0]}) inside"
         f" {where}; fill them, or make these voxels background."
     )

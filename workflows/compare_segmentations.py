@@ -56,12 +56,15 @@ def count_overlap(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome
     box = job.grid.box(block)
     with clock("read"):
         wide = overlap.reading_box(box)
-        reference = job.reference.read(wide)
-        prediction = job.prediction.read(wide) if job.prediction else None
+        reference = read_labels(job.reference, wide)
+        prediction = read_labels(job.prediction, wide) if job.prediction else None
         image = job.image.read(box) if job.image else None
 
     def work(place: Host) -> Arrays:
-        return overlap.overlap_of_block(reference, prediction, image, box=box, shape=job.grid.shape, place=place)
+        return overlap.overlap_of_block(
+            reference, prediction, image, box=box, shape=job.grid.shape, place=place,
+            image_name=f"The image {job.image.name}" if job.image else "",
+        )  # fmt: skip
 
     with clock("overlap"):
         arrays = device.run(job.device, work)
@@ -381,7 +384,7 @@ class _Labels(Conclusion):
     def conclude(self, totals: dict[str, Any]) -> dict[str, Any]:
         merged = merged_overlap(self.job)
         write_parcel(self.job.ledger.folder / OVERLAP, {}, merged)
-        self.job.note_labels([one for one in labels_in(merged) if self.job.wants(one.label)])
+        self.job.note_labels(self.job.asked_for(labels_in(merged)))
         return totals
 
     def is_noted(self) -> bool:

@@ -165,10 +165,14 @@ def comparison(
         overlaps.append(parts[0])
         area_and_euler = corners.corner_measures(tally, one.label, job.voxel_size)
         parts.append(area_and_euler)
-        if one.label in surfaces:
-            label = surfaces[one.label]
-            receipts = (job.ledger.receipt(surface.COUNT_STAGE, block) for block in job.grid if label.touches(block))
-            merged = surface.merged((surface.tally_of(label, receipt) for receipt in receipts), len(job.widths))
+        if "surface" in job.parts:
+            tallies = (
+                surface.tally_of(label, job.ledger.receipt(surface.COUNT_STAGE, block))
+                for label in ([surfaces[one.label]] if one.label in surfaces else [])
+                for block in job.grid
+                if label.touches(block)
+            )
+            merged = surface.merged(tallies, len(job.widths))
             parts.append(
                 surface_measures(
                     merged, job.voxel_size, tolerances_um=tolerances_um, widths=job.widths, areas=areas,

@@ -42,6 +42,8 @@ MAPS = {
     "prediction": ("local thickness of the prediction", "max"),
     "difference": ("thickness of the prediction less that of the reference", "mean"),
 }
+LABELS = 2**64
+"""How many different labels there can be, with the background."""
 READS = {"overlap": 1, "components": 1, "surface": 1, "mask": 1}
 """Stages that read the label volumes, each once."""
 
@@ -73,6 +75,8 @@ def open_comparison(
     regions = open_regions(config.regions, "reference", reference) if config.regions is not None else None
     if any(not 1 <= width <= WIDEST_BOUNDARY for width in config.boundary_widths):
         raise InputError(f"--boundary-width takes 1 to {WIDEST_BOUNDARY} voxels, not {config.boundary_widths}.")
+    if config.labels is not None and any(not 0 < label < LABELS for label in config.labels):
+        raise InputError(f"--label takes whole numbers from 1 to 2^64 − 1, not {', '.join(map(str, config.labels))}.")
     if any(not (math.isfinite(t) and t >= 0) for t in config.tolerances_um):
         raise InputError(f"--tolerance-um takes lengths of 0 µm or more, not {config.tolerances_um}.")
     distance_dtype(reference.shape, voxel_size)

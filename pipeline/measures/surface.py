@@ -240,7 +240,8 @@ def _covering_um(tally: SurfaceTally, side: Side, areas: Areas, percent: int, vo
     starts = np.flatnonzero(np.diff(squared, prepend=-1))
     of_distance = [math.fsum(part) for part in np.split(count.astype(np.float64) * areas[code], starts[1:])]
     cumulative = np.cumsum(of_distance)
-    at = int(np.searchsorted(cumulative, cumulative[-1] * percent / 100))
+    # Where the share is 100 %, its product may be rounded to more than there is.
+    at = min(int(np.searchsorted(cumulative, cumulative[-1] * percent / 100)), cumulative.size - 1)
     return float(distances_um(squared[starts[at : at + 1]], voxel_size)[0])
 
 

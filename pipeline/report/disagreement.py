@@ -92,6 +92,9 @@ def _of_label(name: str, label: Label, voxel_um: float) -> Iterator[Disagreement
             name, "presence", "voxels", f"{who} is in the {where} only ({count(voxels)} voxels), not in the {other}."
         )
         return
+    if name != FOREGROUND and label.get("reference_voxels") == label.get("prediction_voxels") == 0:
+        yield Disagreement(name, "presence", "voxels", f"{who} is in neither volume, so there is nothing to compare.")
+        return
     dice = number(label.get("dice"))
     if dice >= HIGH_DICE:
         for found in (_topology(label), _surface(label, voxel_um), _thickness(label, voxel_um), _objects(label)):

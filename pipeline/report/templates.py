@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -13,6 +14,12 @@ from pipeline.report import numbers
 
 def rendered(template: str, **values: Any) -> str:
     """A template of this folder, filled. Equal values give equal text."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    """Keeps the templates that it has compiled."""
     environment = Environment(
         loader=FunctionLoader(lambda name: files("pipeline.report").joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,
@@ -28,7 +35,7 @@ def rendered(template: str, **values: Any) -> str:
         "significant": numbers.significant,
         "volume": numbers.volume,
     }
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def embedded(kind: str, data: bytes) -> str:

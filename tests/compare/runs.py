@@ -41,7 +41,7 @@ def stored(folder: Path, name: str, voxels: Labels) -> str:
 
 def compared(
     place: Place, folder: Path, reference: Labels, prediction: Labels | None, block_shape: Index,
-    *, image: Labels | None = None, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), **options: Any,
+    *, image: Labels | None = None, spacing: tuple[float, float, float] | None = (1.0, 1.0, 1.0), **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a comparison of two arrays in folder/run; the contents of the main result file, as it was written."""
     config = ComparisonConfig(
@@ -75,6 +75,12 @@ def maps(folder: Path) -> dict[str, npt.NDArray[Any]]:
         name: np.asarray(zarr.open_array(folder / "run" / f"{name}.ome.zarr", path="0", mode="r")[:])
         for name in ("reference", "prediction", "difference")
     }
+
+
+def map_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file of every map of folder/run, with all levels."""
+    run = folder / "run"
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.glob("*.ome.zarr/**/*") if path.is_file()}
 
 
 def result_bytes(folder: Path) -> dict[str, bytes]:

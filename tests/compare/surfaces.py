@@ -19,6 +19,8 @@ from pipeline.surface import LAYERS, LabelSurfaces, SurfaceTally
 
 Mask = npt.NDArray[np.bool_]
 Distances = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Spacing = tuple[float, float, float]
 
 NO_SURFACE = 2**53
 
@@ -34,7 +36,7 @@ def box_of(mask: Mask) -> Box | None:
 
 
 def measured_tally(
-    folder: Path, reference: Mask, prediction: Mask, block_shape: Index, spacing: tuple[float, float, float],
+    folder: Path, reference: Mask, prediction: Mask, block_shape: Index, spacing: Spacing,
     widths: tuple[int, ...] = (), *, loose: bool = False, device: Device = "cpu",
 ) -> SurfaceTally:  # fmt: skip
     """The merged tally of one label through all stages. loose : with the volume in place of the tight boxes."""
@@ -121,6 +123,36 @@ def _layer(name: str, mask: Mask, width: int) -> Mask:
         return np.asarray(mask & (squared_distances(surface_voxels(mask), (1, 1, 1)) < width**2))
     eroded = ndimage.binary_erosion(mask, np.ones((3, 3, 3)), iterations=width, border_value=0)
     return np.asarray(mask & ~eroded)
+
+
+def directed(here: Mask, there: Mask, spacing: Spacing) -> Floats:
+    """Distances in µm of the elements of one surface to the other."""
+    return np.asarray(ndimage.distance_transform_edt(~there, sampling=spacing)[here], np.float64)
+
+
+def by_definition(reference: Mask, prediction: Mask, spacing: Spacing) -> dict[str, float]:
+    """Distances between the surface voxels of masks that both have some, in float64, on whole volumes.
+
+    As MetricsReloaded takes them in metrics/pairwise_measures.py: `border_distance` (the mask less its erosion by six
+    neighbours, then scipy's distance_transform_edt), `measured_distance` (Hausdorff, its larger directed percentile,
+    ASSD, MASD). MONAI's metrics/hausdorff_distance.py has the same percentile. Pooled: medpy's metric/binary.py, hd95.
+    """
+    a, b = surface_voxels(reference), surface_voxels(prediction)
+    ab, ba = directed(a, b, spacing), directed(b, a, spacing)
+    return {
+        "hausdorff_um": max(ab.max(), ba.max()),
+        "hausdorff95_um": max(np.percentile(ab, 95), np.percentile(ba, 95)),
+        "hausdorff95_pooled_um": np.percentile(np.concatenate((ab, ba)), 95),
+        "assd_um": (ab.sum() + ba.sum()) / (ab.size + ba.size),
+        "masd_um": (ab.mean() + ba.mean()) / 2,
+    }
+
+
+def nsd_by_definition(reference: Mask, prediction: Mask, spacing: Spacing, tolerance: float) -> float:
+    """MetricsReloaded's `normalised_surface_distance`, and MONAI's surface dice without sub-voxels."""
+    a, b = surface_voxels(reference), surface_voxels(prediction)
+    near = [np.count_nonzero(directed(*pair, spacing) <= tolerance) for pair in ((a, b), (b, a))]
+    return sum(near) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 def rows_of(tally: SurfaceTally) -> list[tuple[int, ...]]:

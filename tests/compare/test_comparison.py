@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from cluster.local import open_cluster
 from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
 from pipeline.kernels.reference import squared_local_radius
 from pipeline.measures.corners import surface_areas
 from tests.compare.blockwise import homology, plain_components
 from tests.compare.pairs import label_pairs
-from tests.compare.runs import Place, compared, maps, result_bytes, stored
+from tests.compare.runs import Place, compared, map_bytes, maps, result_bytes, stored
 from tests.compare.surfaces import expected_rows
 from tests.cuda_shim.compiling import compiler
 from tests.cuda_shim.cupy_on_cpu import pretended
@@ -75,6 +76,31 @@ def test_no_blocking_shows(place: Place, tmp_path: Path) -> None:
         assert found[0] == first[0]
         for name, values in found[1].items():
             assert np.array_equal(values, first[1][name]), name
+
+
+def test_no_worker_shows(tmp_path: Path) -> None:
+    """One thread, four threads and two processes leave the same files, to the byte."""
+    reference, prediction = pair()
+    options = {"tolerances_um": (0.0, 1.5), "objects": "components", "spacing": (3.0, 0.7, 0.7)}
+    found = []
+    with contextlib.ExitStack() as stack:
+        for threads in (1, 4):
+            client = Client(processes=False, n_workers=1, threads_per_worker=threads, dashboard_address="127.0.0.1:0")
+            found.append(_files(stack.enter_context(client), tmp_path / str(threads), reference, prediction, options))
+        client, _ = stack.enter_context(open_cluster(scheduler=None, workers=2))
+        found.append(_files(client, tmp_path / "processes", reference, prediction, options))
+    names = set(found[0])
+    assert {"comparison.json", "comparison.csv", "difference.ome.zarr/zarr.json"} < names
+    for other in found[1:]:
+        assert set(other) == names
+        assert [name for name in names if other[name] != found[0][name]] == []
+
+
+def _files(
+    client: Client, folder: Path, reference: Labels, prediction: Labels, options: dict[str, Any]
+) -> dict[str, bytes]:
+    compared(Place(client), folder, reference, prediction, (13, 15, 17), **options)
+    return result_bytes(folder) | map_bytes(folder)
 
 
 def test_measures_equal_their_definitions(place: Place, tmp_path: Path) -> None:
@@ -143,7 +169,7 @@ def test_a_label_in_one_volume_alone_is_reported(place: Place, tmp_path: Path) -
     assert "Label 7 is in the reference only" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_pair_in_any_blocks(place: Place, data: st.DataObject) -> None:
     reference, prediction = data.draw(label_pairs(largest=12))
@@ -168,6 +194,40 @@ def test_labels_that_are_asked_for(place: Place, tmp_path: Path) -> None:
     assert found["overall"]["foreground"]["reference_voxels"] == (reference != 0).sum()
 
 
+def test_a_label_that_is_asked_for_and_is_nowhere_is_reported(place: Place, tmp_path: Path) -> None:
+    reference, prediction = pair()
+    nowhere = 2**64 - 1
+    found = compared(
+        place, tmp_path, reference, prediction, (13, 30, 34), labels=(nowhere, 7, nowhere), objects="components"
+    )
+    assert list(found["labels"]) == ["7", str(nowhere)]
+    measures = found["labels"][str(nowhere)]
+    assert (measures["reference_voxels"], measures["prediction_voxels"]) == (0, 0)
+    assert measures["betti"] == {"reference": [0, 0, 0], "prediction": [0, 0, 0]}
+    reasons = measures["reasons"] | measures["objects"]["reasons"]
+    undefined = {
+        *("dice", "iou", "hausdorff_um", "assd_um", "nsd_voxel.0", "nsd_surfel.0", "boundary_iou.1"),
+        *("thickness.reference", "thickness.prediction", "thickness.wasserstein_um", "panoptic_quality"),
+    }
+    assert undefined <= set(reasons)
+    assert measures["dice"] is None
+    assert measures["hausdorff_um"] is None
+    assert found["overall"]["label_averaged"]["labels"] == 1
+    assert f"Label {nowhere} is in neither volume" in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+def test_a_volume_without_a_label(place: Place, tmp_path: Path) -> None:
+    """An empty prediction is reported label by label, each infinitely far."""
+    reference, _ = pair()
+    found = compared(place, tmp_path, reference, np.zeros(reference.shape, np.bool_), (26, 15, 34), maps=False)
+    assert list(found["labels"]) == ["1", "7", str(HUGE)]
+    for measures in found["labels"].values():
+        assert (measures["dice"], measures["hausdorff_um"], measures["precision"]) == (0.0, "inf", None)
+        assert measures["reasons"]["hausdorff_um"]
+        assert measures["reasons"]["thickness.prediction"]
+    assert found["overall"]["foreground"]["recall"] == 0.0
+
+
 def test_two_empty_volumes(place: Place, tmp_path: Path) -> None:
     empty = np.zeros((6, 7, 8), np.uint8)
     found = compared(place, tmp_path, empty, empty, (6, 7, 8))
@@ -189,19 +249,60 @@ def test_a_label_that_fills_the_volume_has_no_thickness(place: Place, tmp_path: 
     ("change", "sentence"),
     [
         (lambda r, p, i: (r, p[1:], i), r"The prediction .* has 5 × 7 × 8 voxels and the reference .* has 6 × 7 × 8"),
+        (lambda r, p, i: (r[..., 0], p, i), r"reference\.zarr .*2"),
         (lambda r, p, i: (r, p.astype(np.float32), i), r"The prediction .* holds float32 values; labels must be"),
-        (lambda r, p, i: (r, -p.astype(np.int16), i), r"has the label -1, but labels are 0 for the background"),
+        (
+            lambda r, p, i: (r, p.astype(np.complex64), i),
+            r"prediction\.zarr holds values of type complex64; bool, integ",
+        ),
+        (lambda r, p, i: (-r.astype(np.int8), p, i), r"reference\.zarr holds the negative label -1; labels must be 0"),
+        (
+            lambda r, p, i: (r, -p.astype(np.int64), i),
+            r"prediction\.zarr holds the negative label -1; labels must be 0",
+        ),
         (lambda r, p, i: (r, p, i[:, 1:]), r"The image .* has 6 × 6 × 8 voxels and the reference"),
-        (lambda r, p, i: (r, p, np.where(i > 0.9, np.nan, i)), r"not finite|NaN"),
+        (
+            lambda r, p, i: (r, p, i.astype(np.complex128)),
+            r"image\.zarr holds values of type complex128; bool, integer",
+        ),
+        (
+            lambda r, p, i: (r, p, np.where(i > 0.9, np.nan, i)),
+            r"image\.zarr has \d+ values that are not finite \(nan\)",
+        ),
+        (
+            lambda r, p, i: (r, p, np.where(i > 0.9, -np.inf, i)),
+            r"not finite \(-inf\) inside label 1 of the ",
+        ),
     ],
-    ids=["grid", "floats", "negative", "image", "NaN"],
+    ids=["grid", "axes", "floats", "complex", "negative", "negative 64", "image", "complex image", "NaN", "infinity"],
 )
-def test_what_cannot_be_compared(place: Place, tmp_path: Path, change: Any, sentence: str) -> None:
+def test_volumes_that_cannot_be_compared(place: Place, tmp_path: Path, change: Any, sentence: str) -> None:
     rng = np.random.default_rng(0)
     volumes = (rng.random((6, 7, 8)) < 0.5).astype(np.uint8), (rng.random((6, 7, 8)) < 0.5).astype(np.uint8)
     reference, prediction, image = change(*volumes, rng.random((6, 7, 8)).astype(np.float32))
     with pytest.raises(InputError, match=sentence):
         compared(place, tmp_path, reference, prediction, (6, 7, 8), image=image)
+    assert not (tmp_path / "run" / "comparison.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"spacing": None}, r"reference\.zarr states no voxel size; give it with --voxel-size-um"),
+        ({"labels": (0,)}, r"--label takes whole numbers from 1 to 2\^64 − 1, not 0"),
+        ({"labels": (1, -1)}, r"--label takes whole numbers from 1 to 2\^64 − 1, not 1, -1"),
+        ({"labels": (2**64,)}, r"--label takes whole numbers from 1 to 2\^64 − 1, not 18446744073709551616"),
+        ({"tolerances_um": (-1.0,)}, r"--tolerance-um takes lengths of 0 µm or more"),
+        ({"tolerances_um": (math.nan,)}, r"--tolerance-um takes lengths of 0 µm or more"),
+        ({"boundary_widths": (0,)}, r"--boundary-width takes 1 to 64 voxels"),
+        ({"boundary_widths": (65,)}, r"--boundary-width takes 1 to 64 voxels"),
+    ],
+)
+def test_options_that_cannot_be_met(place: Place, tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    labels = np.ones((4, 5, 6), np.uint8)
+    with pytest.raises(InputError, match=sentence):
+        compared(place, tmp_path, labels, labels, (4, 5, 6), **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_segmentations_of_totalsegmentator(place: Place, tmp_path: Path) -> None:

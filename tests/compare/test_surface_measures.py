@@ -8,43 +8,29 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from pipeline.geometry import Index, VoxelSize
 from pipeline.measures import surface as measures
 from pipeline.surface import SurfaceTally
-from tests.compare.surfaces import Mask, blocks_at_most, corner_codes, measured_tally, surface_voxels
+from tests.compare.surfaces import (
+    Floats,
+    Mask,
+    blocks_at_most,
+    by_definition,
+    corner_codes,
+    directed,
+    measured_tally,
+)
 from tests.phantoms import SPACINGS, ball, masks, noise
-
-Floats = npt.NDArray[np.float64]
 
 AREAS = np.random.default_rng(7).uniform(0.1, 1.0, 256)
 """Any area of a code will do: the formulas weigh by it."""
 UNIT_AREAS = np.random.default_rng(8).uniform(0.1, 1.0, 256)
 WIDTHS = (1, 2)
 ONE = (1.0, 1.0, 1.0)
-
-
-def directed(here: Mask, there: Mask, spacing: tuple[float, float, float]) -> Floats:
-    """Distances in µm of the elements of one surface to the other, as MetricsReloaded and MONAI take them."""
-    return np.asarray(ndimage.distance_transform_edt(~there, sampling=spacing)[here], np.float64)
-
-
-def by_definition(reference: Mask, prediction: Mask, spacing: tuple[float, float, float]) -> dict[str, Any]:
-    """The measures of a pair whose masks both have voxels, from dense distances."""
-    a, b = surface_voxels(reference), surface_voxels(prediction)
-    ab, ba = directed(a, b, spacing), directed(b, a, spacing)
-    return {
-        "hausdorff_um": max(ab.max(), ba.max()),
-        "hausdorff95_um": max(np.percentile(ab, 95), np.percentile(ba, 95)),
-        "hausdorff95_pooled_um": np.percentile(np.concatenate((ab, ba)), 95),
-        "assd_um": (ab.sum() + ba.sum()) / (ab.size + ba.size),
-        "masd_um": (ab.mean() + ba.mean()) / 2,
-    }
 
 
 def weighed(

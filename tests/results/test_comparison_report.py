@@ -222,7 +222,7 @@ def thicker(percent: float) -> dict[str, Any]:
         ({"dice": 0.7, "thickness": thicker(90)}, "overlap", "look at the NSD"),
         ({"dice": 0.3, "nsd_voxel": {"3": 0.2}, "hausdorff95_um": 500.0}, None, ""),
         ({"reference_voxels": 0}, "presence", "in the prediction only (1\u202f250 voxels), not in the reference"),
-        ({"reference_voxels": 0, "prediction_voxels": 0, "dice": None}, None, ""),
+        ({"reference_voxels": 0, "prediction_voxels": 0, "dice": None}, "presence", "Label 4 is in neither volume"),
     ],
 )
 def test_a_sentence_where_measures_disagree(changes: dict[str, Any], kind: str | None, text: str) -> None:

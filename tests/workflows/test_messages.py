@@ -134,6 +134,84 @@ def test_not_a_number_in_the_volume(measure: Command, tmp_path: Path) -> None:
     assert "NaN" in message
 
 
+@pytest.fixture
+def not_compared(here: Command, tmp_path: Path) -> Refusal:
+    """The sentence with which `voxcaliper compare` refuses before anything is started."""
+
+    def call(reference: object, prediction: object, *options: object) -> str:
+        arguments = ("compare", reference, prediction, "--run", tmp_path / "run", "--quiet", *options)
+        message = here(*arguments).failure()
+        assert not (tmp_path / "run").exists()
+        return message
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--label", "0"), "--label takes whole numbers of at least 1, but '0' was given"),
+        (("--label", "liver"), "--label takes whole numbers separated by commas, but 'liver' was given"),
+        (("--label", str(2**64)), f"--label takes whole numbers from 1 to 2^64 − 1, not {2**64}"),
+        (("--tolerance-um", "-1"), "--tolerance-um takes lengths of 0 µm or more"),
+        (("--boundary-width", "65"), "--boundary-width takes 1 to 64 voxels"),
+        (("--measures", "volume"), "--measures takes any of "),
+        (("--objects", "lesions"), "--objects must be none, components or labels, but 'lesions' was given"),
+        (("--image", "missing.zarr"), "missing.zarr does not exist"),
+    ],
+)
+def test_options_of_a_comparison(not_compared: Refusal, mask: Path, options: tuple[str, ...], words: str) -> None:
+    assert words in not_compared(mask, mask, *options)
+
+
+def test_comparing_other_grids(not_compared: Refusal, mask: Path, tmp_path: Path) -> None:
+    smaller = store(tmp_path / "smaller.ome.zarr", np.ones((64, 64, 63), np.uint8))
+    assert not_compared(mask, smaller) == (
+        f"The prediction {smaller}/0 has 64 × 64 × 63 voxels and the reference {mask}/0 has 64 × 64 × 64 (z, y, x);"
+        " both must have the same grid."
+    )
+
+
+def test_comparing_other_voxel_sizes(not_compared: Refusal, mask: Path, tmp_path: Path) -> None:
+    finer = store(tmp_path / "finer.ome.zarr", np.ones((64, 64, 64), np.uint8), um=1.5)
+    message = not_compared(mask, finer)
+    assert (
+        f"The prediction {finer}/0 has voxels of 1.5 × 1.5 × 1.5 µm and the reference {mask}/0 of 2 × 2 × 2" in message
+    )
+    assert "give the size of both with --voxel-size-um" in message
+
+
+def test_comparing_without_a_voxel_size(not_compared: Refusal, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "labels.zarr", data=np.ones((4, 4, 4), np.uint8))
+    message = not_compared(tmp_path / "labels.zarr", tmp_path / "labels.zarr")
+    assert "labels.zarr states no voxel size; give it with --voxel-size-um 7.5" in message
+
+
+def test_grey_values_of_a_comparison_that_are_no_numbers(here: Command, scheduler: str, tmp_path: Path) -> None:
+    """A task finds it: still one sentence that names the file, and nothing that looks finished."""
+    grey = np.ones((8, 8, 8), np.float32)
+    grey[5, 6, 7] = np.nan
+    zarr.create_array(tmp_path / "labels.zarr", data=np.ones((8, 8, 8), np.uint8), chunks=(4, 4, 4))
+    zarr.create_array(tmp_path / "grey.zarr", data=grey, chunks=(4, 4, 4))
+    message = here(
+        "compare", tmp_path / "labels.zarr", tmp_path / "labels.zarr", "--image", tmp_path / "grey.zarr",
+        "--run", tmp_path / "run", "--voxel-size-um", "1", "--block-shape", "4", "--scheduler", scheduler, "--quiet",
+    ).failure()  # fmt: skip
+    assert f"The image {tmp_path / 'grey.zarr'} has 1 values that are not finite (nan) inside label 1" in message
+    assert not any((tmp_path / "run" / name).exists() for name in ("comparison.json", "report.html", "provenance.json"))
+
+
+def test_a_label_that_is_in_neither_volume_is_said(here: Command, scheduler: str, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "labels.zarr", data=np.pad(np.ones((4, 4, 4), np.uint8), 2), chunks=(4, 4, 4))
+    done = here(
+        "compare", tmp_path / "labels.zarr", tmp_path / "labels.zarr", "--run", tmp_path / "run", "--label", "1,300",
+        "--voxel-size-um", "1", "--scheduler", scheduler, "--quiet",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    assert "look at     Label 300 is in neither volume, so there is nothing to compare." in done.out
+    assert list(json.loads((tmp_path / "run" / "comparison.json").read_text("utf-8"))["labels"]) == ["1", "300"]
+
+
 @pytest.fixture(scope="module")
 def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """8192³ voxels of which none is stored."""
