@@ -41,6 +41,8 @@ from pipeline.parcels import Parcel
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
+Found = Iterator[tuple[str, Array]]
+"""Arrays by name, one by one, so that they can be filed before the next is made."""
 Side = Literal["reference", "prediction"]
 Kind = Literal["voxels", "corners"]
 
@@ -205,7 +207,7 @@ def _other(side: Side) -> Side:
     return "prediction" if side == "reference" else "reference"
 
 
-def find_elements(label: LabelSurfaces, block: Index, reference: Array, prediction: Array) -> dict[str, Array]:
+def find_elements(label: LabelSurfaces, block: Index, reference: Array, prediction: Array) -> Found:
     """Stage `surface`: the elements of both surfaces in a block, and what other blocks need of them along x.
 
     reference, prediction : the label in both volumes as 0 and 1 or bool, over `label.reading_box(block)`.
@@ -215,36 +217,34 @@ def find_elements(label: LabelSurfaces, block: Index, reference: Array, predicti
     read = _shifted(label.reading_box(block), label.crop.start, -1)
     inside = _shifted(read, _grown(box, 1).start, -1).slices
     core = tuple(slice(1, -1) for _ in range(3))
-    arrays: dict[str, Array] = {}
     for side, mask in zip(SIDES, (reference, prediction), strict=True):
         padded = np.zeros(_grown(box, 1).shape, np.uint8)  # beyond the crop and the volume lies background
         padded[inside] = mask
-        arrays[label.array("mask", side)] = _packed(padded[core])
+        yield label.array("mask", side), _packed(padded[core])
         voxels = kernels.surface_voxels(padded)
-        arrays[label.array("voxels", side)] = _packed(voxels)
-        arrays |= _exported(label, block, "voxels", _other(side), voxels, axes=0)
+        yield label.array("voxels", side), _packed(voxels)
+        yield from _exported(label, block, "voxels", _other(side), voxels, axes=0).items()
         del voxels
         codes = kernels.corner_codes(padded, corners.shape)
         elements = ((codes != 0) & (codes != 255)).view(np.uint8)
-        arrays[label.array("corners", side)] = _packed(elements)
-        arrays[label.array("codes", side)] = codes[elements.view(np.bool_)]
+        yield label.array("corners", side), _packed(elements)
+        yield label.array("codes", side), codes[elements.view(np.bool_)]
         del codes, padded
-        arrays |= _exported(label, block, "corners", _other(side), elements, axes=0)
-    return arrays
+        yield from _exported(label, block, "corners", _other(side), elements, axes=0).items()
+        del elements
 
 
-def face_neighbours(label: LabelSurfaces, block: Index, *, axes: int) -> dict[str, Array]:
+def face_neighbours(label: LabelSurfaces, block: Index, *, axes: int) -> Found:
     """Stages `surface-y` (axes=1) and `surface-z` (axes=2): what other blocks need along the next axis.
 
     Reads the block's parcel of stage `surface` and those of its row of the stages before.
     """
-    arrays: dict[str, Array] = {}
     own = label.ledger.receipt(SEEDS_STAGE, block)
     for kind, side in DIRECTIONS:
         if _passes_on(label.field(kind, side), block, axes=axes):
             seeds = _elements(label, own, block, kind, _other(side))
-            arrays |= _exported(label, block, kind, side, seeds, axes=axes)
-    return arrays
+            yield from _exported(label, block, kind, side, seeds, axes=axes).items()
+            del seeds
 
 
 def _passes_on(field: distance.Field, block: Index, *, axes: int) -> bool:

@@ -115,8 +115,8 @@ def structures(job: ComparisonJob) -> Measures:
 
 def detected(job: ComparisonJob) -> Described:
     """Every component of every label with its centre."""
-    blocks = list(job.grid)
-    nodes = [job.ledger.read("components", block, "reference-object-label") for block in blocks]
+    blocks = job.topology_grid
+    nodes = (job.ledger.read("components", block, "reference-object-label") for block in blocks)
     union = components.unite(nodes, (_seams(job, "reference", OBJECT_CONNECTIVITY)))
     closed = (
         Described(
@@ -245,7 +245,7 @@ def merged_topology(job: ComparisonJob) -> dict[Side, tuple[dict[Connectivity, d
             final = _pairs(job, side, connectivity, "final-label", "final-count")
             counts[connectivity] = components.component_counts(union, final)
             if connectivity == 6:
-                edges = (_read(job, block, side, 6, "edges") for block in job.grid)
+                edges = (_read(job, block, side, 6, "edges") for block in job.topology_grid)
                 leaves = _pairs(job, side, 6, "cavity-label", "cavity-count")
                 holes = cavities.merge_cavities(union, edges, _seams(job, side, 6), leaves)
         found[side] = (counts, holes)
@@ -256,7 +256,7 @@ def merged_objects(job: ComparisonJob) -> ObjectTally:
     """Objects of both sides and how they meet."""
     unions = []
     for side in SIDES:
-        nodes = [job.ledger.read("components", block, f"{side}-object-label") for block in job.grid]
+        nodes = (job.ledger.read("components", block, f"{side}-object-label") for block in job.topology_grid)
         unions.append(
             components.unite_labels(nodes)
             if job.objects == "labels"
@@ -267,7 +267,7 @@ def merged_objects(job: ComparisonJob) -> ObjectTally:
 
 
 def _object_arrays(job: ComparisonJob) -> Iterator[dict[str, Array]]:
-    for block in job.grid:
+    for block in job.topology_grid:
         receipt = job.ledger.receipt("components", block)
         names = [name for name in receipt.arrays if name.startswith("objects-")]
         yield {name.removeprefix("objects-"): receipt.read(name) for name in names}
@@ -281,16 +281,16 @@ def _pairs(job: ComparisonJob, side: Side, connectivity: Connectivity, *names: s
     first, second = names
     return (
         (_read(job, block, side, connectivity, first), _read(job, block, side, connectivity, second))
-        for block in job.grid
+        for block in job.topology_grid
     )
 
 
 def _seams(job: ComparisonJob, side: Side, connectivity: Connectivity) -> Iterator[Array]:
-    return (job.ledger.read("seams", block, f"{side}-{connectivity}-seams") for block in job.grid)
+    return (job.ledger.read("seams", block, f"{side}-{connectivity}-seams") for block in job.topology_grid)
 
 
 def _union(job: ComparisonJob, side: Side, connectivity: Connectivity) -> Union:
-    labels = [_read(job, block, side, connectivity, "label") for block in job.grid]
+    labels = (_read(job, block, side, connectivity, "label") for block in job.topology_grid)
     return components.unite(labels, _seams(job, side, connectivity))
 
 
