@@ -58,8 +58,8 @@ DIRECTIONS: tuple[tuple[Kind, Side], ...] = tuple((kind, side) for kind in KINDS
 
 WIDEST_BOUNDARY = 64
 """Widths of a boundary, in voxels, go up to this."""
-ROWS_PER_MERGE = 1 << 20
-"""Rows of tallies that wait to be added up, 32 bytes each."""
+ROWS_PER_MERGE = 1 << 15
+"""Rows of tallies that wait to be added up, at least: 32 bytes each."""
 LAYERS = ("euclidean", "chebyshev")
 """How deep a voxel lies: distance to the mask's surface voxels, or erosions by 3 × 3 × 3 voxels that it survives."""
 
@@ -173,6 +173,10 @@ class LabelSurfaces:
     def touches(self, block: Index) -> bool:
         """Whether a block has a part in this label's stages; the others leave nothing and are never asked."""
         return self.blocks.box(block).voxels > 0
+
+    def touched(self) -> Iterator[Index]:
+        """The blocks that have a part in this label's stages."""
+        return _blocks_in(self, Box((0, 0, 0), self.crop.shape))
 
     def reading_box(self, block: Index) -> Box:
         """What the first stage must read of both volumes: the block and one voxel around it, inside the crop."""
@@ -414,13 +418,32 @@ def tally_of(label: LabelSurfaces, receipt: Parcel) -> SurfaceTally:
     return SurfaceTally(receipt.read(f"{label.name}-distances"), receipt.read(f"{label.name}-layers"))
 
 
+class Merging:
+    """Tallies of a label that come one by one, in any order. Takes 32 bytes a row of the result, a few times."""
+
+    def __init__(self, widths: int) -> None:
+        self._whole = np.zeros((4, 0), np.int64)
+        self._layers = np.zeros((len(LAYERS), widths, 2), np.int64)
+        self._waiting: list[Counts] = []
+        self._rows = 0
+
+    def add(self, tally: SurfaceTally) -> None:
+        """Take in the tally of a block."""
+        self._layers = self._layers + tally.layers
+        self._waiting.append(tally.rows)
+        self._rows += tally.rows.shape[1]
+        if self._rows > max(ROWS_PER_MERGE, self._whole.shape[1]):
+            self._whole = self.whole().rows
+            self._waiting, self._rows = [], 0
+
+    def whole(self) -> SurfaceTally:
+        """The tally of all blocks so far."""
+        return SurfaceTally.of_rows(np.concatenate((self._whole, *self._waiting), axis=1), self._layers)
+
+
 def merged(tallies: Iterable[SurfaceTally], widths: int) -> SurfaceTally:
     """The tally of all blocks together; does not depend on their order."""
-    whole, layers = np.zeros((4, 0), np.int64), np.zeros((len(LAYERS), widths, 2), np.int64)
-    waiting: list[Counts] = []
+    merging = Merging(widths)
     for tally in tallies:
-        layers = layers + tally.layers
-        waiting.append(tally.rows)
-        if sum(rows.shape[1] for rows in waiting) > ROWS_PER_MERGE:
-            whole, waiting = SurfaceTally.of_rows(np.concatenate((whole, *waiting), axis=1)).rows, []
-    return SurfaceTally.of_rows(np.concatenate((whole, *waiting), axis=1), layers)
+        merging.add(tally)
+    return merging.whole()

@@ -368,14 +368,20 @@ def stages(job: ComparisonJob) -> list[Stage]:
 def compare(client: Client, job: ComparisonJob, *, report: Callable[[Progress], None]) -> dict[str, dict[str, Any]]:
     """Run every stage that is not finished; returns the totals of each, in order."""
     job.ledger.sweep()
+    create_maps(job)
+    return run_stages(client, job, stages(job), report=report, conclusions=conclusions(job))
+
+
+def create_maps(job: ComparisonJob) -> None:
+    """The empty maps of a job, those that are not there yet."""
     for name, image in job.maps.items():
         if not image.path.exists():
             create_whole(image, {"voxcaliper": {"map": name}})
-    conclusions: dict[str, Callable[[], Conclusion]] = {
-        "overlap": partial(_Labels, job),
-        centres.STAGE: partial(_Reach, job),
-    }
-    return run_stages(client, job, stages(job), report=report, conclusions=conclusions)
+
+
+def conclusions(job: ComparisonJob) -> dict[str, Callable[[], Conclusion]]:
+    """What gathers the summaries of a stage, by its name."""
+    return {"overlap": partial(_Labels, job), centres.STAGE: partial(_Reach, job)}
 
 
 class _Labels(Conclusion):
@@ -421,21 +427,25 @@ def read_overlap(job: ComparisonJob) -> Arrays:
 
 def labels_in(merged: Mapping[str, Array]) -> list[FoundLabel]:
     """Every label of either volume, ascending, with its boxes and voxels."""
-    pairs, boxes, voxels = merged["pair-labels"], merged["pair-boxes"], merged["pair-voxels"]
+    reference, prediction = (_held(merged, column) for column in (0, 1))
+    return [
+        FoundLabel(label, *(side.get(label, (None, 0))[n] for n in (0, 1) for side in (reference, prediction)))  # type: ignore[arg-type]
+        for label in sorted({*reference, *prediction})
+    ]
 
-    def held(side: int, label: int) -> tuple[Box | None, int]:
-        mine = pairs[:, side] == label
-        if not mine.any():
-            return None, 0
-        z, y, x = boxes[mine, 0].min(axis=0).tolist()
-        end_z, end_y, end_x = boxes[mine, 1].max(axis=0).tolist()
-        return Box((z, y, x), (end_z, end_y, end_x)), int(voxels[mine].sum())
 
-    found = []
-    for label in np.unique(pairs[pairs != 0]).tolist():
-        (reference, reference_voxels), (prediction, prediction_voxels) = held(0, label), held(1, label)
-        found.append(FoundLabel(label, reference, prediction, reference_voxels, prediction_voxels))
-    return found
+def _held(merged: Mapping[str, Array], column: int) -> dict[int, tuple[Box, int]]:
+    """Box and voxels of every label of one volume."""
+    rows = merged["pair-labels"][:, column] != 0
+    label, place = np.unique(merged["pair-labels"][rows, column], return_inverse=True)
+    voxels = np.zeros(len(label), np.int64)
+    np.add.at(voxels, place, merged["pair-voxels"][rows])
+    start = np.full((len(label), 3), np.iinfo(np.int64).max)
+    np.minimum.at(start, place, merged["pair-boxes"][rows, 0])
+    stop = np.zeros((len(label), 3), np.int64)
+    np.maximum.at(stop, place, merged["pair-boxes"][rows, 1])
+    boxes = (Box((a, b, c), (d, e, f)) for a, b, c, d, e, f in np.concatenate((start, stop), axis=1).tolist())
+    return dict(zip(label.tolist(), zip(boxes, voxels.tolist(), strict=True), strict=True))
 
 
 class _Reach(Conclusion):

@@ -14,17 +14,17 @@ import numpy.typing as npt
 
 from cluster.local import Workers
 from pipeline import cavities, components, objects, surface
-from pipeline.comparison import ComparisonJob, read_labels
+from pipeline.comparison import ComparisonJob, FoundLabel, read_labels
 from pipeline.components import CONNECTIVITIES, Connectivity, Union
 from pipeline.errors import StorageError
 from pipeline.files import write_json, write_whole
-from pipeline.geometry import Box
+from pipeline.geometry import Box, Index
 from pipeline.measures import corners
 from pipeline.measures.detections import points_of, write_points
 from pipeline.measures.distributions import EMPTY, distribution_distances
 from pipeline.measures.objects import object_measures
 from pipeline.measures.overlap import (
-    confusion_of,
+    confusions,
     foreground_confusion,
     label_averages,
     multiclass_measures,
@@ -44,7 +44,7 @@ from pipeline.report import (
     write_comparison,
 )
 from pipeline.statistics import described
-from pipeline.surface import SIDES, Side
+from pipeline.surface import SIDES, Side, SurfaceTally
 from pipeline.tally import Histogram, Tally, merge
 from pipeline.volume.opening import Volume
 from workflows.compare_segmentations import OBJECT_CONNECTIVITY, read_overlap
@@ -56,6 +56,8 @@ Measures = dict[str, Any]
 
 SLICE_PIXELS = 1024
 """Slices of the report come from the finest level of the maps whose longest axis is not longer than this."""
+LABELS_AT_ONCE = 32
+"""Labels whose surface tallies are merged in one pass over the parcels, and held together."""
 FILLED = "the label fills the volume and what lies outside is unknown, so it has no background; try --border closed"
 ABSENT = "the label is not in this volume"
 
@@ -139,20 +141,18 @@ def comparison(
     object_tally = merged_objects(job) if job.objects != "none" else None
     areas = corners.surface_areas(job.voxel_size)
     unit_areas = corners.surface_areas(type(job.voxel_size)((1.0, 1.0, 1.0)))
-    surfaces = {int(label.name): label for label in job.surfaces()} if "surface" in job.parts else {}
+    confusion = confusions(tally)
+    surfaces = surface_tallies(job) if "surface" in job.parts else None
     overlaps = []
     for one in job.found_labels():
-        parts: list[Measures] = [overlap_measures(confusion_of(tally, one.label), job.voxel_size)]
+        parts: list[Measures] = [overlap_measures(confusion[one.label], job.voxel_size)]
         overlaps.append(parts[0])
-        area_and_euler = corners.corner_measures(tally, one.label, job.voxel_size)
+        area_and_euler = corners.corner_measures(tally, one.label, areas)
         parts.append(area_and_euler)
-        if one.label in surfaces:
-            label = surfaces[one.label]
-            receipts = (job.ledger.receipt(surface.COUNT_STAGE, block) for block in job.grid if label.touches(block))
-            merged = surface.merged((surface.tally_of(label, receipt) for receipt in receipts), len(job.widths))
+        if surfaces is not None:
             parts.append(
                 surface_measures(
-                    merged, job.voxel_size, tolerances_um=tolerances_um, widths=job.widths, areas=areas,
+                    next(surfaces), job.voxel_size, tolerances_um=tolerances_um, widths=job.widths, areas=areas,
                     unit_areas=unit_areas,
                 )
             )  # fmt: skip
@@ -167,7 +167,7 @@ def comparison(
             ]
             parts.append(topology_measures(*sides))
         if "thickness" in job.parts:
-            parts.append(_thickness(job, one.label, histograms))
+            parts.append(_thickness(job, one, histograms))
         if object_tally is not None and job.objects == "components":
             parts.append({"objects": object_measures(object_tally, one.label)})
         if job.image is not None:
@@ -182,7 +182,7 @@ def comparison(
     overall: Measures = {
         "foreground": _joined(
             [overlap_measures(foreground_confusion(tally), job.voxel_size),
-             corners.corner_measures(tally, corners.FOREGROUND, job.voxel_size)]
+             corners.corner_measures(tally, corners.FOREGROUND, areas)]
         ),
         "label_averaged": label_averages(overlaps),
         **multiclass_measures(tally),
@@ -198,13 +198,32 @@ def comparison(
     }
 
 
-def _thickness(job: ComparisonJob, label: int, histograms: Mapping[tuple[int, Side], Histogram]) -> Measures:
+def surface_tallies(job: ComparisonJob) -> Iterator[SurfaceTally]:
+    """The merged surface tally of every label, in their order.
+
+    A parcel holds the tallies of all labels of its block, so it is opened once for LABELS_AT_ONCE of them.
+    """
+    labels = list(job.surfaces())
+    for start in range(0, len(labels), LABELS_AT_ONCE):
+        group = labels[start : start + LABELS_AT_ONCE]
+        merging = [surface.Merging(len(job.widths)) for _ in group]
+        blocks: dict[Index, list[int]] = {}
+        for number, label in enumerate(group):
+            for block in label.touched():
+                blocks.setdefault(block, []).append(number)
+        for block, numbers in blocks.items():
+            receipt = job.ledger.receipt(surface.COUNT_STAGE, block)
+            for number in numbers:
+                merging[number].add(surface.tally_of(group[number], receipt))
+        yield from (one.whole() for one in merging)
+
+
+def _thickness(job: ComparisonJob, one: FoundLabel, histograms: Mapping[tuple[int, Side], Histogram]) -> Measures:
     none = Histogram(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    reference, prediction = (histograms.get((label, side), none) for side in SIDES)
+    reference, prediction = (histograms.get((one.label, side), none) for side in SIDES)
     wasserstein, kolmogorov_smirnov = distribution_distances(reference, prediction, job.voxel_size.unit_um)
     reasons = {}
-    voxels = next(one for one in job.found_labels() if one.label == label)[3:]
-    for side, histogram, present in zip(SIDES, (reference, prediction), voxels, strict=True):
+    for side, histogram, present in zip(SIDES, (reference, prediction), one[3:], strict=True):
         if not histogram.voxels.size:
             reasons[f"thickness.{side}"] = FILLED if present else ABSENT
     if math.isnan(wasserstein):
@@ -225,8 +244,9 @@ def thickness_histograms(job: ComparisonJob) -> dict[tuple[int, Side], Histogram
     if "thickness" not in job.parts:
         return {}
     found: dict[tuple[int, Side], Tally] = {}
-    for block, receipt in job.ledger.finished_tasks("thickness"):
-        for structure in job.structures(block):
+    structures = {structure.name("radius"): structure for structure in job.structures()}
+    for _, receipt in job.ledger.finished_tasks("thickness"):
+        for structure in (structures[name] for name in receipt.arrays if name in structures):
             radius, voxels = receipt.read(structure.name("radius")), receipt.read(structure.name("voxels"))
             tally = Tally(label=np.zeros_like(radius), squared_radius=radius, voxels=voxels)
             key = structure.label, structure.side

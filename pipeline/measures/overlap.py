@@ -79,12 +79,6 @@ def confusions(tally: Mapping[str, Array]) -> dict[int, Confusion]:
     return result
 
 
-def confusion_of(tally: Mapping[str, Array], label: int) -> Confusion:
-    """The confusion of one label, that of an empty mask where it is in neither volume."""
-    nowhere = Confusion(0, 0, 0, int(tally["volume-voxels"][0]))
-    return confusions(tally).get(label, nowhere)
-
-
 def foreground_confusion(tally: Mapping[str, Array]) -> Confusion:
     """The confusion of the foreground: any label but 0."""
     voxels = tally["pair-voxels"]
