@@ -248,8 +248,9 @@ def unite(labels: Iterable[Labels], seams_of_blocks: Iterable[npt.NDArray[np.int
     del above
     is_root = parent == np.arange(len(parent))
     label = label[is_root]
-    number_of = np.cumsum(is_root)
+    number_of = is_root.astype(np.int64)
     del is_root
+    np.cumsum(number_of, out=number_of)
     number_of -= 1
     return Union(first, number_of[parent], label)
 

@@ -194,6 +194,7 @@ def _masks(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
             bits = np.packbits(labels[within(structure.part(block), box)] == structure.label, axis=2)
             yield structure.name("bits"), bits
             yield from _exported(job, structure, block, bits, clock, axes=0).items()
+        del labels
 
 
 def mask_neighbours(job: ComparisonJob, block: Index, clock: Stopwatch, *, axes: int) -> Outcome:
