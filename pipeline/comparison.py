@@ -27,6 +27,9 @@ from pipeline.volume.opening import Volume
 from pipeline.volume.writing import Multiscale
 
 FOUND = "labels.parcel"
+TOPOLOGY_VOXELS = 1 << 21
+"""Noise of many labels has nearly as many components as voxels, and three times as many pairs that touch: components
+are found in blocks of at most so many voxels, which bounds what a task takes for them."""
 THICKNESS_STAGE_OF_AXIS = {2: "mask", 1: "distance-y", 0: "distance-z"}
 
 
@@ -78,6 +81,15 @@ class ComparisonJob:
         others = {"image": self.image, "regions": self.regions}
         given = {name: volume for name, volume in others.items() if volume is not None}
         return {str(side): volume for side, volume in self.sides.items()} | given
+
+    @property
+    def topology_grid(self) -> BlockGrid:
+        """The blocks in which components are found: the job's, halved until they have at most TOPOLOGY_VOXELS."""
+        sides = list(self.grid.block_shape)
+        while math.prod(sides) > TOPOLOGY_VOXELS:
+            axis = sides.index(max(sides))
+            sides[axis] = -(-sides[axis] // 2)
+        return BlockGrid(self.grid.shape, (sides[0], sides[1], sides[2]))
 
     def wants(self, label: int) -> bool:
         """Whether a label is compared."""
@@ -132,9 +144,9 @@ class ComparisonJob:
             for side, box, voxels in sides:
                 if box is None or (self.border == "unknown" and voxels == math.prod(self.grid.shape)):
                     continue
-                structure = Structure.of(self, one.label, side, box)
-                if block is None or structure.grid.box(block).voxels:
-                    yield structure
+                grid = CropGrid(self.grid, _walled(box, self.grid.shape))
+                if block is None or grid.box(block).voxels:
+                    yield Structure.of(self, one.label, side, grid)
 
 
 @dataclass(frozen=True)
@@ -150,11 +162,8 @@ class Structure:
     field: Field
 
     @staticmethod
-    def of(job: ComparisonJob, label: int, side: Side, box: Box) -> Structure:
-        """The structure in a box that holds the label."""
-        start_z, start_y, start_x = (max(0, a - 1) for a in box.start)
-        stop_z, stop_y, stop_x = (min(n, b + 1) for b, n in zip(box.stop, job.grid.shape, strict=True))
-        grid = CropGrid(job.grid, Box((start_z, start_y, start_x), (stop_z, stop_y, stop_x)))
+    def of(job: ComparisonJob, label: int, side: Side, grid: CropGrid) -> Structure:
+        """The structure in the blocks of its box."""
         return Structure(
             label,
             side,
@@ -172,6 +181,13 @@ class Structure:
     def name(self, what: str) -> str:
         """The name of an array of this structure in the parcels."""
         return f"{self.field.prefix}{what}"
+
+
+def _walled(box: Box, shape: Index) -> Box:
+    """A box and a layer around it, clipped to the volume."""
+    start_z, start_y, start_x = (max(0, a - 1) for a in box.start)
+    stop_z, stop_y, stop_x = (min(n, b + 1) for b, n in zip(box.stop, shape, strict=True))
+    return Box((start_z, start_y, start_x), (stop_z, stop_y, stop_x))
 
 
 def within(box: Box, outer: Box) -> tuple[slice, slice, slice]:

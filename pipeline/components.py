@@ -17,7 +17,7 @@ Arrays of a block, as `export` names them (m nodes; final means closed in the bl
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -229,20 +229,38 @@ class Union:
         return self.component[self.first[number] : self.first[number + 1]]
 
 
-def unite(labels: Sequence[Labels], seams_of_blocks: Iterable[npt.NDArray[np.int64]]) -> Union:
+def unite(labels: Iterable[Labels], seams_of_blocks: Iterable[npt.NDArray[np.int64]]) -> Union:
     """Unite the nodes of all blocks along their seams of equal label; seams between other labels are passed over.
 
-    labels, seams_of_blocks : of every block in C order. The seams are taken one block at a time.
+    labels, seams_of_blocks : of every block in C order, taken one block at a time. 32 bytes a node.
     """
-    first = np.zeros(len(labels) + 1, np.int64)
-    first[1:] = np.cumsum([len(part) for part in labels])
-    label = np.concatenate([np.zeros(0, np.uint64), *labels])
+    first, label = _nodes(labels)
     parent = np.arange(len(label))
     for number, rows in enumerate(seams_of_blocks):
         a, b = seam_nodes(first, number, rows)
         same = label[a] == label[b]
         kernels.join(parent, a[same], b[same])
-    return _union(first, label, parent)
+    while True:
+        above = parent[parent]
+        if np.array_equal(above, parent):
+            break
+        parent = above
+    del above
+    is_root = parent == np.arange(len(parent))
+    label = label[is_root]
+    number_of = is_root.astype(np.int64)
+    del is_root
+    np.cumsum(number_of, out=number_of)
+    number_of -= 1
+    return Union(first, number_of[parent], label)
+
+
+def _nodes(labels: Iterable[Labels]) -> tuple[Counts, Labels]:
+    """The number of each block's first node, and the label of every node."""
+    parts = list(labels)
+    first = np.zeros(len(parts) + 1, np.int64)
+    first[1:] = np.cumsum([len(part) for part in parts])
+    return first, np.concatenate([np.zeros(0, np.uint64), *parts])
 
 
 def seam_nodes(first: Counts, number: int, rows: npt.NDArray[np.int64]) -> tuple[Counts, Counts]:
@@ -250,23 +268,11 @@ def seam_nodes(first: Counts, number: int, rows: npt.NDArray[np.int64]) -> tuple
     return rows[:, 0] + first[number], rows[:, 2] + first[rows[:, 1]]
 
 
-def unite_labels(labels: Sequence[Labels]) -> Union:
+def unite_labels(labels: Iterable[Labels]) -> Union:
     """Unite all nodes of one label, wherever they lie: every label is one object."""
-    first = np.zeros(len(labels) + 1, np.int64)
-    first[1:] = np.cumsum([len(part) for part in labels])
-    distinct, component = np.unique(np.concatenate([np.zeros(0, np.uint64), *labels]), return_inverse=True)
+    first, label = _nodes(labels)
+    distinct, component = np.unique(label, return_inverse=True)
     return Union(first, component.astype(np.int64, copy=False), distinct)
-
-
-def _union(first: Counts, label: Labels, parent: Counts) -> Union:
-    while True:
-        above = parent[parent]
-        if np.array_equal(above, parent):
-            break
-        parent = above
-    is_root = parent == np.arange(len(parent))
-    number = np.cumsum(is_root) - 1
-    return Union(first, number[parent], label[is_root])
 
 
 def count_labels(label: Labels) -> tuple[Labels, Counts]:

@@ -125,6 +125,7 @@ def _import(field: Field, block: Index, columns: Array, axis: int, high: bool) -
         name = f"{field.prefix}{'low' if high else 'high'}"  # the neighbour above looks down to us through its low face
         counts, depth, height = (receipt.read(f"{name}-{part}") for part in ("counts", "depth", "height"))
         kernels.relax_parabolas(columns, weight, gap, high, counts, depth, height)
+        del counts, depth, height  # the next block's come in their place
     if field.border == "closed":
         gap = field.grid.shape[axis] - (box.stop[axis] - 1) if high else box.start[axis] + 1
         kernels.relax_wall(columns, weight, gap, high)

@@ -14,7 +14,7 @@ import itertools
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from pipeline.device import RETRIES
 from pipeline.errors import RunError, StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Index
 from pipeline.ledger import Ledger
-from pipeline.parcels import METER
+from pipeline.parcels import METER, Content
 
 __all__ = ["Client", "Job", "Outcome", "Progress", "Stage", "Stopwatch", "perform", "run_alone", "run_stage"]
 
@@ -59,10 +59,14 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task found: a small summary for the driver, and arrays that other tasks read from the ledger."""
+    """What a task found: a small summary for the driver, and arrays that other tasks read from the ledger.
+
+    arrays : by name, or an iterator of (name, array) that does the work while they are filed, so that a task need not
+    hold all it finds. The summary is read after them, and may be filled by them.
+    """
 
     summary: Mapping[str, Any] = field(default_factory=dict)
-    arrays: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Content] | Iterable[tuple[str, Content]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,21 +93,35 @@ def perform(stage: str, task: Callable[[Any, Index, Stopwatch], Outcome], job: J
     """Run one task on a worker, file its receipt, return the summary. Doing it twice changes nothing."""
     clock = Stopwatch()
     read_before, retries_before = METER.bytes_read, RETRIES.count
+    begin = time.perf_counter()
+    summary: dict[str, Any] = {}
+
+    def drawn(outcome: Outcome) -> Iterator[tuple[str, Content]]:
+        """The arrays of the task as they are made, and then its summary."""
+        arrays = iter(outcome.arrays.items() if isinstance(outcome.arrays, Mapping) else outcome.arrays)
+        while True:
+            with clock("all"):
+                item = next(arrays, None)
+            if item is None:
+                break
+            yield item
+            del item
+        summary.update(
+            outcome.summary,
+            scratch_bytes_read=METER.bytes_read - read_before,
+            card_retries=RETRIES.count - retries_before,
+            seconds=dict(clock.seconds),
+        )
+
     try:
         with clock("all"):
             outcome = task(job, block, clock)
-        summary = {
-            **outcome.summary,
-            "scratch_bytes_read": METER.bytes_read - read_before,
-            "card_retries": RETRIES.count - retries_before,
-        }
-        begin = time.perf_counter()
-        written = job.ledger.commit(stage, block, {**summary, "seconds": clock.seconds}, outcome.arrays)
+        written = job.ledger.commit(stage, block, summary, drawn(outcome))
     except OSError as error:
         raise _storage_error(stage, block, job, error) from error
     # What filing takes is known only after the receipt is written; a resumed run counts it as nothing.
-    filing = time.perf_counter() - begin
-    seconds = {**clock.seconds, "file": filing, "all": clock.seconds["all"] + filing}
+    whole = time.perf_counter() - begin
+    seconds = {**clock.seconds, "file": whole - clock.seconds["all"], "all": whole}
     return {**summary, "scratch_bytes_written": written, "seconds": seconds}
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from pipeline.errors import InputError
 
@@ -86,6 +87,7 @@ class VoxelSize:
                 " give it as --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7."
             )
 
+    @cached_property
     def _integers(self) -> tuple[tuple[int, int, int], Fraction]:
         # The decimal text of a float is what its author wrote: 0.7 is 7/10, not its binary neighbour.
         exact = [Fraction(repr(float(v))) for v in self.um]
@@ -97,10 +99,10 @@ class VoxelSize:
     @property
     def weights(self) -> Index:
         """Squared spacing in units of unit_um² (z, y, x), integers."""
-        n_z, n_y, n_x = self._integers()[0]
+        n_z, n_y, n_x = self._integers[0]
         return n_z * n_z, n_y * n_y, n_x * n_x
 
     @property
     def unit_um(self) -> float:
         """The length whose square is the unit of all squared distances, in µm."""
-        return float(self._integers()[1])
+        return float(self._integers[1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ import numpy.typing as npt
 from pipeline.errors import StorageError
 from pipeline.files import PARTIAL, write_json
 from pipeline.geometry import BlockGrid, Index
-from pipeline.parcels import Parcel, open_parcel, write_parcel
+from pipeline.parcels import Content, Parcel, Shelf, open_parcel, write_parcel
+
+_SHELF = Shelf()
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,17 @@ class Ledger:
         z, y, x = block
         return self.folder / stage / str(z) / f"{y}.{x}.parcel"
 
-    def commit(self, stage: str, block: Index, summary: Mapping[str, Any], arrays: Mapping[str, Any]) -> int:
-        """File the receipt of a finished task; returns its size in bytes."""
+    def commit(
+        self, stage: str, block: Index, summary: Mapping[str, Any],
+        arrays: Mapping[str, Content] | Iterable[tuple[str, Content]],
+    ) -> int:  # fmt: skip
+        """File the receipt of a finished task as `write_parcel` does; returns its size in bytes."""
         return write_parcel(self.path(stage, block), summary, arrays)
 
     def receipt(self, stage: str, block: Index) -> Parcel:
         """The receipt of a task that an earlier stage has finished."""
         try:
-            return open_parcel(self.path(stage, block))
+            return _SHELF.open(self.path(stage, block))
         except FileNotFoundError as error:
             raise StorageError(
                 f"The intermediate file {self.path(stage, block)} is missing;"

@@ -27,8 +27,8 @@ Memory beside the block itself, which is read once: nothing per voxel, the kerne
 contiguous, or have the other byte order, are copied). In bytes, tables being doubled when they are half full:
   * a distinct pair: 112 to 336 while a block is counted and 144 in a contribution; with grey values 16 + 2·itemsize
     more, and 72 for each power of two;
-  * a distinct grey value of a pair: 8 + itemsize in a contribution and about 50 while contributions are sorted; while
-    it is counted 160 to 480 per 16 neighbouring values of at most 16 bits, 40 to 120 per wider value;
+  * a distinct grey value of a pair: 8 + itemsize in a contribution, up to 160 while it is sorted and 90 while it is
+    merged; while it is counted 160 to 480 per 16 neighbouring values of at most 16 bits, 40 to 120 per wider value;
   * a label of a block: 2 kB for its codes.
 Volumes of more than 16 bits are counted in slabs of SLAB_VOXELS: their tables stay near 100 MB, whatever the values.
 On a GPU there are the volumes as they were read, and tables that keep to a size (`card_bytes`).

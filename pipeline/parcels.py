@@ -16,6 +16,7 @@ import json
 import os
 import struct
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from numcodecs.zstd import Zstd
 
 from pipeline.errors import StorageError
 from pipeline.files import whole_file
+
+Content = npt.NDArray[Any] | Iterable[npt.NDArray[Any]]
 
 PIECE_BYTES = 4 << 20
 
@@ -110,17 +113,50 @@ def open_parcel(path: Path) -> Parcel:
     return Parcel(path, content["summary"], content["arrays"], stored)
 
 
+class Shelf:
+    """Parcels that were opened last, by path: who takes its arrays one by one parses each footer once.
+
+    A parcel that was written anew is opened anew. Holds at most `entries` arrays' entries of footers, about 1 kB each,
+    or the one parcel that has more. Threads may share it.
+    """
+
+    def __init__(self, entries: int = 1 << 14) -> None:
+        self.entries = entries
+        self._parcels: OrderedDict[Path, tuple[tuple[int, int, int], Parcel]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, path: Path) -> Parcel:
+        """As `open_parcel`."""
+        status = path.stat()
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        with self._lock:
+            known = self._parcels.get(path)
+            if known is not None and known[0] == stamp:
+                self._parcels.move_to_end(path)
+                return known[1]
+        parcel = open_parcel(path)
+        with self._lock:
+            self._parcels[path] = stamp, parcel
+            self._parcels.move_to_end(path)
+            held = sum(len(other.arrays) for _, other in self._parcels.values())
+            while held > self.entries and len(self._parcels) > 1:
+                held -= len(self._parcels.popitem(last=False)[1][1].arrays)
+        return parcel
+
+
 def write_parcel(
-    path: Path, summary: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any] | Iterable[npt.NDArray[Any]]]
+    path: Path, summary: Mapping[str, Any], arrays: Mapping[str, Content] | Iterable[tuple[str, Content]]
 ) -> int:
     """Write a parcel and return its size in bytes.
 
-    summary : JSON. arrays : each an array, or an iterable of 1-D arrays that are joined without being held at once.
+    summary : JSON; read when the arrays are written, so what makes them may fill it. arrays : by name, or one by one as
+    (name, array), so that none is held longer than it is written; each an array, or an iterable of 1-D arrays that are
+    joined without being held at once.
     Raises OSError as the file system does; the temporary file is removed then.
     """
     table: dict[str, dict[str, Any]] = {}
     with whole_file(path, flush=False) as file:
-        for name, value in arrays.items():
+        for name, value in arrays.items() if isinstance(arrays, Mapping) else arrays:
             pieces: list[tuple[int, int]] = []
             shape: tuple[int, ...] = (0,)
             dtype = np.dtype(np.uint8)
@@ -132,7 +168,9 @@ def write_parcel(
                     encoded = _CODEC.encode(flat[start : start + PIECE_BYTES])
                     pieces.append((file.tell(), len(encoded)))
                     file.write(encoded)
+                del part, flat
             table[name] = {"dtype": dtype.str, "shape": list(shape), "pieces": pieces}
+            del value
         footer = json.dumps({"summary": dict(summary), "arrays": table}, sort_keys=True).encode()
         file.write(footer)
         file.write(_TAIL.pack(len(footer), _checksum(footer), _MAGIC))

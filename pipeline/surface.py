@@ -42,6 +42,8 @@ from pipeline.parcels import Parcel
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
+Found = Iterator[tuple[str, Array]]
+"""Arrays by name, one by one, so that they can be filed before the next is made."""
 Side = Literal["reference", "prediction"]
 Note = Callable[[Side, Array, Mask, Host], None]
 """Told of a side's surface voxels in a block: squared distances to the other side, where they lie (1), their place."""
@@ -59,8 +61,8 @@ DIRECTIONS: tuple[tuple[Kind, Side], ...] = tuple((kind, side) for kind in KINDS
 
 WIDEST_BOUNDARY = 64
 """Widths of a boundary, in voxels, go up to this."""
-ROWS_PER_MERGE = 1 << 20
-"""Rows of tallies that wait to be added up, 32 bytes each."""
+ROWS_PER_MERGE = 1 << 15
+"""Rows of tallies that wait to be added up, at least: 32 bytes each."""
 LAYERS = ("euclidean", "chebyshev")
 """How deep a voxel lies: distance to the mask's surface voxels, or erosions by 3 × 3 × 3 voxels that it survives."""
 
@@ -179,6 +181,10 @@ class LabelSurfaces:
         """Whether a block has a part in this label's stages; the others leave nothing and are never asked."""
         return self.blocks.box(block).voxels > 0
 
+    def touched(self) -> Iterator[Index]:
+        """The blocks that have a part in this label's stages."""
+        return _blocks_in(self, Box((0, 0, 0), self.crop.shape))
+
     def reading_box(self, block: Index) -> Box:
         """What the first stage must read of both volumes: the block and one voxel around it, inside the crop."""
         return _clipped(_grown(_clipped(self.grid.box(block), self.crop), 1), self.crop)
@@ -212,17 +218,15 @@ def _other(side: Side) -> Side:
     return "prediction" if side == "reference" else "reference"
 
 
-def find_elements(label: LabelSurfaces, block: Index, reference: Array, prediction: Array) -> dict[str, Array]:
+def find_elements(label: LabelSurfaces, block: Index, reference: Array, prediction: Array) -> Found:
     """Stage `surface`: the elements of both surfaces in a block, and what other blocks need of them along x.
 
     reference, prediction : the label in both volumes as 0 and 1 or bool, over `label.reading_box(block)`.
     """
-    arrays: dict[str, Array] = {}
     for side, mask in zip(SIDES, (reference, prediction), strict=True):
-        arrays[label.array("mask", side)] = _packed(_padded(label, block, mask)[1:-1, 1:-1, 1:-1])
+        yield label.array("mask", side), _packed(_padded(label, block, mask)[1:-1, 1:-1, 1:-1])
         for find in (_found_voxels, _found_corners):
-            arrays |= device.run(label.device, partial(find, label, block, side, mask))
-    return arrays
+            yield from device.run(label.device, partial(find, label, block, side, mask)).items()
 
 
 def _padded(label: LabelSurfaces, block: Index, mask: Array) -> Mask:
@@ -259,12 +263,11 @@ def _found_corners(label: LabelSurfaces, block: Index, side: Side, mask: Array, 
     return arrays | _exported(label, block, "corners", _other(side), corners, axes=0)
 
 
-def face_neighbours(label: LabelSurfaces, block: Index, *, axes: int) -> dict[str, Array]:
+def face_neighbours(label: LabelSurfaces, block: Index, *, axes: int) -> Found:
     """Stages `surface-y` (axes=1) and `surface-z` (axes=2): what other blocks need along the next axis.
 
     Reads the block's parcel of stage `surface` and those of its row of the stages before.
     """
-    arrays: dict[str, Array] = {}
     own = label.ledger.receipt(SEEDS_STAGE, block)
     for kind, side in DIRECTIONS:
         if not _passes_on(label.field(kind, side), block, axes=axes):
@@ -274,8 +277,7 @@ def face_neighbours(label: LabelSurfaces, block: Index, *, axes: int) -> dict[st
         def work(place: Host, kind: Kind = kind, side: Side = side, bits: Mask = bits) -> dict[str, Array]:
             return _exported(label, block, kind, side, _elements(label, block, kind, bits, place), axes=axes)
 
-        arrays |= device.run(label.device, work)
-    return arrays
+        yield from device.run(label.device, work).items()
 
 
 def _passes_on(field: distance.Field, block: Index, *, axes: int) -> bool:
@@ -458,13 +460,32 @@ def tally_of(label: LabelSurfaces, receipt: Parcel) -> SurfaceTally:
     return SurfaceTally(receipt.read(f"{label.name}-distances"), receipt.read(f"{label.name}-layers"))
 
 
+class Merging:
+    """Tallies of a label that come one by one, in any order. Takes 32 bytes a row of the result, a few times."""
+
+    def __init__(self, widths: int) -> None:
+        self._whole = np.zeros((4, 0), np.int64)
+        self._layers = np.zeros((len(LAYERS), widths, 2), np.int64)
+        self._waiting: list[Counts] = []
+        self._rows = 0
+
+    def add(self, tally: SurfaceTally) -> None:
+        """Take in the tally of a block."""
+        self._layers = self._layers + tally.layers
+        self._waiting.append(tally.rows)
+        self._rows += tally.rows.shape[1]
+        if self._rows > max(ROWS_PER_MERGE, self._whole.shape[1]):
+            self._whole = self.whole().rows
+            self._waiting, self._rows = [], 0
+
+    def whole(self) -> SurfaceTally:
+        """The tally of all blocks so far."""
+        return SurfaceTally.of_rows(np.concatenate((self._whole, *self._waiting), axis=1), self._layers)
+
+
 def merged(tallies: Iterable[SurfaceTally], widths: int) -> SurfaceTally:
     """The tally of all blocks together; does not depend on their order."""
-    whole, layers = np.zeros((4, 0), np.int64), np.zeros((len(LAYERS), widths, 2), np.int64)
-    waiting: list[Counts] = []
+    merging = Merging(widths)
     for tally in tallies:
-        layers = layers + tally.layers
-        waiting.append(tally.rows)
-        if sum(rows.shape[1] for rows in waiting) > ROWS_PER_MERGE:
-            whole, waiting = SurfaceTally.of_rows(np.concatenate((whole, *waiting), axis=1)).rows, []
-    return SurfaceTally.of_rows(np.concatenate((whole, *waiting), axis=1), layers)
+        merging.add(tally)
+    return merging.whole()

@@ -9,11 +9,12 @@
     pyramid-…-n       the coarser levels of the maps that a block cannot write alone
 
 Whatever is not asked for has no stage. Every count merges by addition or union: blocks, order and workers never show.
+A task files what it finds label by label, while it goes on with the next: pipeline/comparison_memory.py is the sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,8 @@ from workflows.stages import Conclusion, run_stages
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+Found = Iterator[tuple[str, Any]]
+"""What a task finds, as it finds it."""
 
 OVERLAP = "overlap.parcel"
 REACH = "reach.parcel"
@@ -46,9 +49,9 @@ NO_REGIONS = np.zeros((1, 1, 1), np.int64)
 OBJECT_CONNECTIVITY: Connectivity = 26
 
 
-def named(prefix: str, arrays: Mapping[str, Array]) -> Arrays:
+def named(prefix: str, arrays: Mapping[str, Array]) -> Found:
     """Arrays under names of their own in a parcel that holds several kinds."""
-    return {f"{prefix}{name}": array for name, array in arrays.items()}
+    return ((f"{prefix}{name}", array) for name, array in arrays.items())
 
 
 def count_overlap(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
@@ -79,18 +82,26 @@ def count_overlap(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome
 
 
 def label_components(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
-    """Components of both volumes, cavities, and the objects that they are."""
-    box, shape = job.grid.box(block), job.grid.shape
-    arrays: Arrays = {}
+    """Components of both volumes, cavities, and the objects that they are. block : of the topology grid."""
+    return Outcome({}, _components(job, block, clock))
+
+
+def _components(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
+    box, shape = job.topology_grid.box(block), job.grid.shape
     found: dict[Side, objects.Objects] = {}
     for side, volume in job.sides.items():
         with clock("read"):
             labels = read_labels(volume, box)
         with clock("components"):
-            arrays |= named(f"{side}-6-", cavities.block_cavities(labels, box, shape))
-            for connectivity in CONNECTIVITIES[1:]:
+            cavity = cavities.block_cavities(labels, box, shape)
+        yield from named(f"{side}-6-", cavity)
+        del cavity
+        for connectivity in CONNECTIVITIES[1:]:
+            with clock("components"):
                 numbered, exported = components.block_components(labels, box, shape, connectivity)
-                arrays |= named(f"{side}-{connectivity}-", exported)
+            yield from named(f"{side}-{connectivity}-", exported)
+            del exported
+        del labels
         if job.objects != "none":
             with clock("objects"):
                 found[side] = (
@@ -98,26 +109,25 @@ def label_components(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outc
                     if job.objects == "labels"
                     else objects.component_objects(numbered, box, shape)
                 )
-                arrays |= _described(side, found[side])
+            yield from _described(side, found[side])
+        del numbered
     if len(found) == len(SIDES):
         with clock("objects"):
-            arrays |= named("objects-", objects.block_objects(found["reference"], found["prediction"]))
-    return Outcome({}, arrays)
+            met = objects.block_objects(found["reference"], found["prediction"])
+        yield from named("objects-", met)
 
 
-def _described(side: Side, found: objects.Objects) -> Arrays:
+def _described(side: Side, found: objects.Objects) -> Found:
     """The objects of a block: those that other blocks may continue, and those that are complete."""
     closed = objects.closed_objects(found)
-    return {
-        f"{side}-object-label": found.label[found.open],
-        f"{side}-open-description": found.description[found.open],
-        f"{side}-closed-label": closed.label,
-        f"{side}-closed-description": closed.description,
-    }
+    yield f"{side}-object-label", found.label[found.open]
+    yield f"{side}-open-description", found.description[found.open]
+    yield f"{side}-closed-label", closed.label
+    yield f"{side}-closed-description", closed.description
 
 
 def find_seams(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
-    """The components of the block that go on in the blocks before it."""
+    """The components of the block (of the topology grid) that go on in the blocks before it."""
     arrays: Arrays = {}
     with clock("seams"):
         for side in job.sides:
@@ -128,18 +138,36 @@ def find_seams(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
                     return job.ledger.read("components", other, f"{prefix}{name}")
 
                 # The graph of cavities needs to know who touches whom, whatever the labels.
-                rows = components.seams(job.grid, block, connectivity, read, same_label=connectivity != 6)
+                rows = components.seams(job.topology_grid, block, connectivity, read, same_label=connectivity != 6)
                 arrays[f"{prefix}seams"] = rows
     return Outcome({}, arrays)
 
 
+def _labels_of(job: ComparisonJob, block: Index) -> Iterator[LabelSurfaces]:
+    return (label for label in job.surfaces() if label.touches(block))
+
+
+def _timed(clock: Stopwatch, kind: str, found: Found) -> Found:
+    """What is found, and the time it took to find."""
+    while True:
+        with clock(kind):
+            item = next(found, None)
+        if item is None:
+            return
+        yield item
+        del item
+
+
 def find_surfaces(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
     """The surface elements of every label in the block."""
+    return Outcome({}, _surfaces(job, block, clock))
+
+
+def _surfaces(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
     assert job.prediction is not None
-    arrays: Arrays = {}
-    labels = [label for label in job.surfaces() if label.touches(block)]
+    labels = list(_labels_of(job, block))
     if not labels:
-        return Outcome()
+        return
     boxes = [label.reading_box(block) for label in labels]
     wide = Box(
         tuple(min(box.start[a] for box in boxes) for a in range(3)),  # type: ignore[arg-type]
@@ -147,36 +175,28 @@ def find_surfaces(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome
     )
     with clock("read"):
         reference, prediction = read_labels(job.reference, wide), read_labels(job.prediction, wide)
-    with clock("surface"):
-        for label, box in zip(labels, boxes, strict=True):
-            part = within(box, wide)
-            masks = (reference[part] == int(label.name), prediction[part] == int(label.name))
-            arrays |= surface.find_elements(label, block, *masks)
-    return Outcome({}, arrays)
+    for label, box in zip(labels, boxes, strict=True):
+        part = within(box, wide)
+        masks = (volume[part] == int(label.name) for volume in (reference, prediction))
+        yield from _timed(clock, "surface", surface.find_elements(label, block, *masks))
 
 
 def surface_neighbours(job: ComparisonJob, block: Index, clock: Stopwatch, *, axes: int) -> Outcome:
     """The parabolas of the surfaces of the block along the next axis."""
-    arrays: Arrays = {}
-    with clock("surface"):
-        for label in job.surfaces():
-            if label.touches(block):
-                arrays |= surface.face_neighbours(label, block, axes=axes)
-    return Outcome({}, arrays)
+    found = (item for label in _labels_of(job, block) for item in surface.face_neighbours(label, block, axes=axes))
+    return Outcome({}, _timed(clock, "surface", found))
 
 
 def count_surface_distances(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
     """How far the surface elements of the block lie from the other surface."""
-    arrays: Arrays = {}
+    return Outcome({}, _timed(clock, "surface", _distances(job, block, _regions_of(job, block, clock))))
+
+
+def _distances(job: ComparisonJob, block: Index, of_block: Array | None) -> Found:
     box = job.grid.box(block)
-    of_block = _regions_of(job, block, clock)
-    with clock("surface"):
-        for label in job.surfaces():
-            if not label.touches(block):
-                continue
-            split = None if of_block is None else of_block[within(label.blocks.part(block), box)]
-            arrays |= _counted(label, block, split)
-    return Outcome({}, arrays)
+    for label in _labels_of(job, block):
+        split = None if of_block is None else of_block[within(label.blocks.part(block), box)]
+        yield from _counted(label, block, split).items()
 
 
 def _counted(label: LabelSurfaces, block: Index, split: Array | None) -> Arrays:
@@ -201,29 +221,35 @@ def _regions_of(job: ComparisonJob, block: Index, clock: Stopwatch) -> Array | N
 
 def read_masks(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
     """Every structure of the block as bits, and its parabolas along x."""
-    arrays: Arrays = {}
+    return Outcome({}, _masks(job, block, clock))
+
+
+def _masks(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
     structures = list(job.structures(block))
+    box = job.grid.box(block)
     for side, volume in job.sides.items():
         mine = [structure for structure in structures if structure.side == side]
         if not mine:
             continue
-        box = job.grid.box(block)
         with clock("read"):
             labels = read_labels(volume, box)
         for structure in mine:
-            mask = labels[within(structure.part(block), box)] == structure.label
-            bits = np.packbits(mask, axis=2)
-            arrays[structure.name("bits")] = bits
-            arrays |= _exported(job, structure, block, bits, clock, axes=0)
-    return Outcome({}, arrays)
+            bits = np.packbits(labels[within(structure.part(block), box)] == structure.label, axis=2)
+            yield structure.name("bits"), bits
+            yield from _exported(job, structure, block, bits, clock, axes=0).items()
+        del labels
 
 
 def mask_neighbours(job: ComparisonJob, block: Index, clock: Stopwatch, *, axes: int) -> Outcome:
     """The parabolas of every structure of the block along the next axis."""
-    arrays: Arrays = {}
-    for structure in job.structures(block):
-        arrays |= _exported(job, structure, block, _stored_bits(job, structure, block, clock), clock, axes=axes)
-    return Outcome({}, arrays)
+    found = (
+        item
+        for structure in job.structures(block)
+        for item in _exported(
+            job, structure, block, _stored_bits(job, structure, block, clock), clock, axes=axes
+        ).items()
+    )
+    return Outcome({}, found)
 
 
 def _stored_bits(job: ComparisonJob, structure: Structure, block: Index, clock: Stopwatch) -> Array:
@@ -249,67 +275,86 @@ def _exported(
 
 def keep_centres(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
     """The centres of every structure of the block whose balls matter."""
-    arrays: dict[str, Any] = {}
     largest: dict[str, int] = {}
-    for structure in job.structures(block):
-        bits = _stored_bits(job, structure, block, clock)
 
-        def work(place: Host, structure: Structure = structure, bits: Array = bits) -> tuple[dict[str, Any], int]:
-            mask = _unpacked(structure, block, bits, place)
-            with clock("distance"):
-                distances = distance.squared_distance(structure.field, block, mask, axes=3)
-                place.wait()
-            with clock("prune"):
-                return centres.pack_centres(structure.field, block, distances, at_once=True)
+    def found() -> Found:
+        for structure in job.structures(block):
+            kept, largest[structure.field.prefix] = _kept_centres(job, structure, block, clock)
+            yield from kept.items()
+            del kept
 
-        kept, top = device.run(job.device, work)
-        arrays |= kept
-        largest[structure.field.prefix] = top
-    return Outcome({"largest": largest}, arrays)
+    return Outcome({"largest": largest}, found())
+
+
+def _kept_centres(
+    job: ComparisonJob, structure: Structure, block: Index, clock: Stopwatch
+) -> tuple[dict[str, Any], int]:  # fmt: skip
+    bits = _stored_bits(job, structure, block, clock)
+
+    def work(place: Host) -> tuple[dict[str, Any], int]:
+        mask = _unpacked(structure, block, bits, place)
+        with clock("distance"):
+            distances = distance.squared_distance(structure.field, block, mask, axes=3)
+            place.wait()
+        del mask
+        with clock("prune"):
+            return centres.pack_centres(structure.field, block, distances, at_once=place.is_card)
+
+    return device.run(job.device, work)
 
 
 def measure_structures(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
     """Thickness of every structure of the block: tallies, and the block of every map."""
+    return Outcome({}, _measured(job, block, clock))
+
+
+def _measured(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
     box = job.grid.box(block)
-    arrays: Arrays = {}
     maps = {name: np.zeros(box.shape, np.float32) for name in job.maps}
     before: tuple[Structure, Array] | None = None
     of_block = _regions_of(job, block, clock)
     with clock("read"):
         reach = open_parcel(job.ledger.folder / REACH)
     for structure in job.structures(block):
-        bits = _stored_bits(job, structure, block, clock)
-        largest = reach.read(structure.name("largest"))
+        if before is not None and before[0].label != structure.label:
+            before = None
         split = NO_REGIONS if of_block is None else of_block[within(structure.part(block), box)]
-
-        def work(
-            place: Host, structure: Structure = structure, bits: Array = bits, largest: Array = largest,
-            split: Array = split,
-        ) -> tuple[Tally, Array | None]:  # fmt: skip
-            mask = _unpacked(structure, block, bits, place)
-            with clock("gather"):
-                radii = thickness.squared_local_radius(
-                    structure.field, block, mask, largest, batch_divisor=place.batch_divisor
-                )
-                place.wait()
-            with clock("tally"):
-                label, radius, voxels = tally_kernels.count_pairs(radii, split)
-                tally = Tally.of_counts(label=label, squared_radius=radius, voxels=voxels)
-            with clock("map"):
-                return tally, place.down(thickness.thickness_um(radii, job.voxel_size.unit_um)) if maps else None
-
-        tally, values = device.run(job.device, work)
-        arrays |= {structure.name(name): array for name, array in tally.arrays().items()}
+        tally, values = _thickness_of(job, structure, block, reach.read(structure.name("largest")), split, clock)
+        yield from named(structure.field.prefix, tally.arrays())
         if values is not None:
             part = maps[structure.side][within(structure.part(block), box)]
             np.maximum(part, values, out=part)  # a voxel has one label, the others are 0 there
-            if before is not None and before[0].label == structure.label:
+            if before is not None:
                 _note_difference(maps["difference"], box, block, before, (structure, values))
             before = structure, values
+            del values
+    before = None
     with clock("write"):
         for name, image in job.maps.items():
-            image.write_own_levels(block, maps[name])
-    return Outcome({}, arrays)
+            image.write_own_levels(block, maps.pop(name))
+
+
+def _thickness_of(
+    job: ComparisonJob, structure: Structure, block: Index, largest: Array, split: Array, clock: Stopwatch
+) -> tuple[Tally, Array | None]:
+    """Voxels per region and squared radius of a structure in a block, and their thickness where there are maps."""
+    bits = _stored_bits(job, structure, block, clock)
+
+    def work(place: Host) -> tuple[Tally, Array | None]:
+        mask = _unpacked(structure, block, bits, place)
+        with clock("gather"):
+            radii = thickness.squared_local_radius(
+                structure.field, block, mask, largest, batch_divisor=place.batch_divisor
+            )
+            place.wait()
+        del mask
+        with clock("tally"):
+            label, radius, voxels = tally_kernels.count_pairs(radii, split)
+            tally = Tally.of_counts(label=label, squared_radius=radius, voxels=voxels)
+        with clock("map"):
+            return tally, place.down(thickness.thickness_um(radii, job.voxel_size.unit_um)) if job.maps else None
+
+    return device.run(job.device, work)
 
 
 def _note_difference(
@@ -338,7 +383,10 @@ def stages(job: ComparisonJob) -> list[Stage]:
     grid = job.grid
     found = [Stage("overlap", grid, count_overlap)]
     if "topology" in job.parts or job.objects != "none":
-        found += [Stage("components", grid, label_components), Stage("seams", grid, find_seams)]
+        found += [
+            Stage("components", job.topology_grid, label_components),
+            Stage("seams", job.topology_grid, find_seams),
+        ]
     if "surface" in job.parts and job.prediction is not None:
         found += [
             Stage(surface.SEEDS_STAGE, grid, find_surfaces),
@@ -365,14 +413,20 @@ def stages(job: ComparisonJob) -> list[Stage]:
 def compare(client: Client, job: ComparisonJob, *, report: Callable[[Progress], None]) -> dict[str, dict[str, Any]]:
     """Run every stage that is not finished; returns the totals of each, in order."""
     job.ledger.sweep()
+    create_maps(job)
+    return run_stages(client, job, stages(job), report=report, conclusions=conclusions(job))
+
+
+def create_maps(job: ComparisonJob) -> None:
+    """The empty maps of a job, those that are not there yet."""
     for name, image in job.maps.items():
         if not image.path.exists():
             create_whole(image, {"voxcaliper": {"map": name}})
-    conclusions: dict[str, Callable[[], Conclusion]] = {
-        "overlap": partial(_Labels, job),
-        centres.STAGE: partial(_Reach, job),
-    }
-    return run_stages(client, job, stages(job), report=report, conclusions=conclusions)
+
+
+def conclusions(job: ComparisonJob) -> dict[str, Callable[[], Conclusion]]:
+    """What gathers the summaries of a stage, by its name."""
+    return {"overlap": partial(_Labels, job), centres.STAGE: partial(_Reach, job)}
 
 
 class _Labels(Conclusion):
@@ -427,21 +481,25 @@ def read_overlap(job: ComparisonJob) -> Arrays:
 
 def labels_in(merged: Mapping[str, Array]) -> list[FoundLabel]:
     """Every label of either volume, ascending, with its boxes and voxels."""
-    pairs, boxes, voxels = merged["pair-labels"], merged["pair-boxes"], merged["pair-voxels"]
+    reference, prediction = (_held(merged, column) for column in (0, 1))
+    return [
+        FoundLabel(label, *(side.get(label, (None, 0))[n] for n in (0, 1) for side in (reference, prediction)))  # type: ignore[arg-type]
+        for label in sorted({*reference, *prediction})
+    ]
 
-    def held(side: int, label: int) -> tuple[Box | None, int]:
-        mine = pairs[:, side] == label
-        if not mine.any():
-            return None, 0
-        z, y, x = boxes[mine, 0].min(axis=0).tolist()
-        end_z, end_y, end_x = boxes[mine, 1].max(axis=0).tolist()
-        return Box((z, y, x), (end_z, end_y, end_x)), int(voxels[mine].sum())
 
-    found = []
-    for label in np.unique(pairs[pairs != 0]).tolist():
-        (reference, reference_voxels), (prediction, prediction_voxels) = held(0, label), held(1, label)
-        found.append(FoundLabel(label, reference, prediction, reference_voxels, prediction_voxels))
-    return found
+def _held(merged: Mapping[str, Array], column: int) -> dict[int, tuple[Box, int]]:
+    """Box and voxels of every label of one volume."""
+    rows = merged["pair-labels"][:, column] != 0
+    label, place = np.unique(merged["pair-labels"][rows, column], return_inverse=True)
+    voxels = np.zeros(len(label), np.int64)
+    np.add.at(voxels, place, merged["pair-voxels"][rows])
+    start = np.full((len(label), 3), np.iinfo(np.int64).max)
+    np.minimum.at(start, place, merged["pair-boxes"][rows, 0])
+    stop = np.zeros((len(label), 3), np.int64)
+    np.maximum.at(stop, place, merged["pair-boxes"][rows, 1])
+    boxes = (Box((a, b, c), (d, e, f)) for a, b, c, d, e, f in np.concatenate((start, stop), axis=1).tolist())
+    return dict(zip(label.tolist(), zip(boxes, voxels.tolist(), strict=True), strict=True))
 
 
 class _Reach(Conclusion):

@@ -18,14 +18,14 @@ from pipeline.comparison import ComparisonJob, FoundLabel, read_labels
 from pipeline.components import CONNECTIVITIES, Connectivity, Union
 from pipeline.errors import StorageError
 from pipeline.files import write_json, write_whole
-from pipeline.geometry import Box
+from pipeline.geometry import Box, Index
 from pipeline.measures import corners
 from pipeline.measures.detections import points_of, write_points
 from pipeline.measures.distributions import EMPTY, distribution_distances
 from pipeline.measures.objects import object_measures
 from pipeline.measures.overlap import (
-    confusion_of,
     confusions,
+    empty_confusion,
     foreground_confusion,
     label_averages,
     multiclass_measures,
@@ -49,7 +49,7 @@ from pipeline.report import (
     write_structures,
 )
 from pipeline.statistics import described
-from pipeline.surface import SIDES, Side
+from pipeline.surface import SIDES, Side, SurfaceTally
 from pipeline.tally import Histogram, Tally, merge
 from pipeline.volume.opening import Volume, open_volume
 from workflows.compare_segmentations import OBJECT_CONNECTIVITY, merged_regions, read_overlap
@@ -62,6 +62,8 @@ Measures = dict[str, Any]
 SLICE_PIXELS = 1024
 """Slices of the report come from the finest level of the maps whose longest axis is not longer than this."""
 NO_COARSE_LEVEL = f"Planes are shown from levels of at most {SLICE_PIXELS} voxels a side, and the volume has none."
+LABELS_AT_ONCE = 32
+"""Labels whose surface tallies are merged in one pass over the parcels, and held together."""
 FILLED = "the label fills the volume and what lies outside is unknown, so it has no background; try --border closed"
 ABSENT = "the label is not in this volume"
 NOT_HERE = "the label has no voxel with a thickness in this region"
@@ -134,8 +136,8 @@ def structures(job: ComparisonJob) -> Measures:
 
 def detected(job: ComparisonJob) -> Described:
     """Every component of every label with its centre."""
-    blocks = list(job.grid)
-    nodes = [job.ledger.read("components", block, "reference-object-label") for block in blocks]
+    blocks = job.topology_grid
+    nodes = (job.ledger.read("components", block, "reference-object-label") for block in blocks)
     union = components.unite(nodes, (_seams(job, "reference", OBJECT_CONNECTIVITY)))
     closed = (
         Described(
@@ -158,21 +160,17 @@ def comparison(
     object_tally = merged_objects(job) if job.objects != "none" else None
     areas = corners.surface_areas(job.voxel_size)
     unit_areas = corners.surface_areas(type(job.voxel_size)((1.0, 1.0, 1.0)))
-    surfaces = {int(label.name): label for label in job.surfaces()} if "surface" in job.parts else {}
+    confusion, nowhere = confusions(tally), empty_confusion(tally)
+    surfaces = surface_tallies(job) if "surface" in job.parts else None
     overlaps = []
     for one in job.found_labels():
-        parts: list[Measures] = [overlap_measures(confusion_of(tally, one.label), job.voxel_size)]
+        parts: list[Measures] = [overlap_measures(confusion.get(one.label, nowhere), job.voxel_size)]
         overlaps.append(parts[0])
-        area_and_euler = corners.corner_measures(tally, one.label, job.voxel_size)
+        area_and_euler = corners.corner_measures(tally, one.label, areas)
         parts.append(area_and_euler)
-        if "surface" in job.parts:
-            tallies = (
-                surface.tally_of(label, job.ledger.receipt(surface.COUNT_STAGE, block))
-                for label in ([surfaces[one.label]] if one.label in surfaces else [])
-                for block in job.grid
-                if label.touches(block)
-            )
-            merged = surface.merged(tallies, len(job.widths))
+        if surfaces is not None:
+            there = one.reference is not None or one.prediction is not None
+            merged = next(surfaces) if there else SurfaceTally.empty(len(job.widths))
             parts.append(
                 surface_measures(
                     merged, job.voxel_size, tolerances_um=tolerances_um, widths=job.widths, areas=areas,
@@ -205,7 +203,7 @@ def comparison(
     overall: Measures = {
         "foreground": _joined(
             [overlap_measures(foreground_confusion(tally), job.voxel_size),
-             corners.corner_measures(tally, corners.FOREGROUND, job.voxel_size)]
+             corners.corner_measures(tally, corners.FOREGROUND, areas)]
         ),
         "label_averaged": label_averages(overlaps),
         **multiclass_measures(tally),
@@ -219,6 +217,26 @@ def comparison(
         "labels": {name: _plain(label) for name, label in labels.items()},
         "overall": _plain(overall),
     }
+
+
+def surface_tallies(job: ComparisonJob) -> Iterator[SurfaceTally]:
+    """The merged surface tally of every label that has a surface, in their order.
+
+    A parcel holds the tallies of all labels of its block, so it is opened once for LABELS_AT_ONCE of them.
+    """
+    labels = list(job.surfaces())
+    for start in range(0, len(labels), LABELS_AT_ONCE):
+        group = labels[start : start + LABELS_AT_ONCE]
+        merging = [surface.Merging(len(job.widths)) for _ in group]
+        blocks: dict[Index, list[int]] = {}
+        for number, label in enumerate(group):
+            for block in label.touched():
+                blocks.setdefault(block, []).append(number)
+        for block, numbers in blocks.items():
+            receipt = job.ledger.receipt(surface.COUNT_STAGE, block)
+            for number in numbers:
+                merging[number].add(surface.tally_of(group[number], receipt))
+        yield from (one.whole() for one in merging)
 
 
 def _thickness(job: ComparisonJob, one: FoundLabel, histograms: Mapping[tuple[int, Side], Histogram]) -> Measures:
@@ -279,9 +297,7 @@ def _surfaces_by_region(job: ComparisonJob) -> dict[int, dict[Side, Tally]]:
     found: dict[int, dict[Side, Tally]] = {}
     for label in job.surfaces():
         found[int(label.name)] = dict.fromkeys(SIDES, Tally.empty())
-        for block in job.grid:
-            if not label.touches(block):
-                continue
+        for block in label.touched():
             receipt = job.ledger.receipt(surface.COUNT_STAGE, block)
             for side, so_far in found[int(label.name)].items():
                 names = {name: label.array(f"region-{name}", side) for name in TALLY_COLUMNS}
@@ -296,8 +312,9 @@ def thickness_tallies(job: ComparisonJob) -> dict[tuple[int, Side], Tally]:
     if "thickness" not in job.parts:
         return {}
     found: dict[tuple[int, Side], Tally] = {}
-    for block, receipt in job.ledger.finished_tasks("thickness"):
-        for structure in job.structures(block):
+    structures = {structure.name("label"): structure for structure in job.structures()}
+    for _, receipt in job.ledger.finished_tasks("thickness"):
+        for structure in (structures[name] for name in receipt.arrays if name in structures):
             tally = Tally(**{name: receipt.read(structure.name(name)) for name in TALLY_COLUMNS})
             key = structure.label, structure.side
             found[key] = merge(found[key], tally) if key in found else tally
@@ -315,7 +332,7 @@ def merged_topology(job: ComparisonJob) -> dict[Side, tuple[dict[Connectivity, d
             final = _pairs(job, side, connectivity, "final-label", "final-count")
             counts[connectivity] = components.component_counts(union, final)
             if connectivity == 6:
-                edges = (_read(job, block, side, 6, "edges") for block in job.grid)
+                edges = (_read(job, block, side, 6, "edges") for block in job.topology_grid)
                 leaves = _pairs(job, side, 6, "cavity-label", "cavity-count")
                 holes = cavities.merge_cavities(union, edges, _seams(job, side, 6), leaves)
         found[side] = (counts, holes)
@@ -326,7 +343,7 @@ def merged_objects(job: ComparisonJob) -> ObjectTally:
     """Objects of both sides and how they meet."""
     unions = []
     for side in SIDES:
-        nodes = [job.ledger.read("components", block, f"{side}-object-label") for block in job.grid]
+        nodes = (job.ledger.read("components", block, f"{side}-object-label") for block in job.topology_grid)
         unions.append(
             components.unite_labels(nodes)
             if job.objects == "labels"
@@ -337,7 +354,7 @@ def merged_objects(job: ComparisonJob) -> ObjectTally:
 
 
 def _object_arrays(job: ComparisonJob) -> Iterator[dict[str, Array]]:
-    for block in job.grid:
+    for block in job.topology_grid:
         receipt = job.ledger.receipt("components", block)
         names = [name for name in receipt.arrays if name.startswith("objects-")]
         yield {name.removeprefix("objects-"): receipt.read(name) for name in names}
@@ -351,16 +368,16 @@ def _pairs(job: ComparisonJob, side: Side, connectivity: Connectivity, *names: s
     first, second = names
     return (
         (_read(job, block, side, connectivity, first), _read(job, block, side, connectivity, second))
-        for block in job.grid
+        for block in job.topology_grid
     )
 
 
 def _seams(job: ComparisonJob, side: Side, connectivity: Connectivity) -> Iterator[Array]:
-    return (job.ledger.read("seams", block, f"{side}-{connectivity}-seams") for block in job.grid)
+    return (job.ledger.read("seams", block, f"{side}-{connectivity}-seams") for block in job.topology_grid)
 
 
 def _union(job: ComparisonJob, side: Side, connectivity: Connectivity) -> Union:
-    labels = [_read(job, block, side, connectivity, "label") for block in job.grid]
+    labels = (_read(job, block, side, connectivity, "label") for block in job.topology_grid)
     return components.unite(labels, _seams(job, side, connectivity))
 
 

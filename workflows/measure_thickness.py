@@ -164,11 +164,12 @@ def measure(client: Client, job: ThicknessJob, *, report: Callable[[Progress], N
     job.ledger.sweep()
     if job.map is not None and not job.map.path.exists():
         create_map(job)
-    conclusions: dict[str, Callable[[], Conclusion]] = {
-        "mask": partial(_Foreground, job),
-        centres.STAGE: partial(_Reach, job),
-    }
-    return run_stages(client, job, stages(job), report=report, conclusions=conclusions)
+    return run_stages(client, job, stages(job), report=report, conclusions=conclusions(job))
+
+
+def conclusions(job: ThicknessJob) -> dict[str, Callable[[], Conclusion]]:
+    """What gathers the summaries of a stage, by its name."""
+    return {"mask": partial(_Foreground, job), centres.STAGE: partial(_Reach, job)}
 
 
 class _Foreground(Conclusion):

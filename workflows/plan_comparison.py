@@ -12,15 +12,16 @@ import numpy as np
 from cluster.local import Workers
 from pipeline import overlap, surface
 from pipeline.comparison import ComparisonJob
+from pipeline.comparison_memory import comparison_bytes
 from pipeline.device import SLOTS, Device
 from pipeline.errors import InputError, PlanError
 from pipeline.geometry import BlockGrid, Index, VoxelSize
 from pipeline.job import distance_dtype, ledger_of
 from pipeline.kernels import surface as surface_kernels
-from pipeline.memory import CARD_FIXED_BYTES, FIXED_BYTES, WORKER_BYTES, gathered_card_bytes, swept_card_bytes
+from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, gathered_card_bytes, swept_card_bytes
 from pipeline.surface import WIDEST_BOUNDARY
 from pipeline.volume.opening import Volume, open_volume
-from pipeline.volume.writing import Multiscale, reduce_block_bytes, write_block_bytes
+from pipeline.volume.writing import Multiscale
 from workflows.config import ComparisonConfig, ComparisonPlan, StagePlan
 from workflows.plan_thickness import (
     BLOCK_SIDES,
@@ -148,42 +149,6 @@ def with_blocks(job: ComparisonJob, block_shape: Index, run: Path, *, maps: bool
                 block_shape=(z, y, x), name=title, reducer=reducer,  # type: ignore[arg-type]
             )  # fmt: skip
     return replace(job, grid=BlockGrid(job.grid.shape, (z, y, x)), maps=made)
-
-
-def comparison_bytes(job: ComparisonJob) -> Mapping[str, int]:
-    """Most memory a task of each stage takes, in bytes, beside an idle worker.
-
-    With V voxels in the block, L bytes of labels in all volumes, S per squared distance: labels are held as they are
-    and as 64 bits once while components are found; distances of a label as in a thickness run (pipeline/memory.py);
-    and the parabolas of all labels of the block, taken as those of labels that fill it twice.
-    """
-    shape = tuple(min(b, n) for b, n in zip(job.grid.block_shape, job.grid.shape, strict=True))
-    block: Index = (shape[0], shape[1], shape[2])
-    voxels = math.prod(block)
-    wide = math.prod(n + 2 for n in block)
-    size = distance_dtype(job.grid.shape, job.voxel_size).itemsize
-    labels = sum(wide * np.dtype(volume.dtype).itemsize + volume.piece_bytes(block) for volume in job.sides.values())
-    grey = sum(volume.read_bytes(block) for volume in (job.image, job.regions) if volume)
-    parabolas = 2 * voxels * (size + 2)
-    swept = voxels * (3 + 2 * size)
-    written = max((write_block_bytes(block, image.dtype) for image in job.maps.values()), default=0)
-    stages = {
-        "overlap": labels + grey,
-        "components": labels + voxels * (4 + 4 + 8 + 8),
-        "seams": 40 * (voxels // min(block)) * 3,
-        "surface": labels + swept + 2 * parabolas,
-        "surface-y": swept + 2 * parabolas,
-        "surface-z": swept + 2 * parabolas,
-        "surface-distance": swept + 8 * math.prod(n + 2 * max(job.widths, default=0) for n in block),
-        "mask": labels + swept + parabolas,
-        "distance-y": swept + parabolas,
-        "distance-z": swept + parabolas,
-        "centres": swept + parabolas,
-        "thickness": swept + parabolas + voxels * 4 * len(job.maps) + written,
-    }
-    if job.maps:
-        stages["pyramid"] = max(reduce_block_bytes(image.block_shape, image.dtype) for image in job.maps.values())
-    return {name: value + FIXED_BYTES for name, value in stages.items()}
 
 
 def comparison_card_bytes(job: ComparisonJob) -> Mapping[str, int]:

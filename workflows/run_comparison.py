@@ -22,6 +22,7 @@ from workflows.plan_comparison import (
     open_comparison,
 )
 from workflows.run_folder import RunFolder, create_run, tidy
+from workflows.warm_up import warm_up
 
 
 def plan_of(config: ComparisonConfig, run: Path, workers: Workers) -> ComparisonJob:
@@ -69,6 +70,7 @@ def execute_comparison(
             for image in job.maps.values():
                 if image.path.exists():
                     sweep_partials(image.path)
+            warm_up(client, job)
             totals = compare(client, job, report=report)
             for name, stage in totals.items():
                 log.info("stage %s: %s", name, stage)

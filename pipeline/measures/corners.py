@@ -74,9 +74,11 @@ def codes_of(tally: Mapping[str, Array], name: Literal["reference", "prediction"
     return np.asarray(tally[f"{name}-corner-codes"][row], np.int64)
 
 
-def corner_measures(tally: Mapping[str, Array], label: int, voxel_size: VoxelSize) -> dict[str, Any]:
-    """Area and Euler number of a label, or of the FOREGROUND, in both volumes by their names in comparison.json."""
-    areas = surface_areas(voxel_size)
+def corner_measures(tally: Mapping[str, Array], label: int, areas: Areas) -> dict[str, Any]:
+    """Area and Euler number of a label, or of the FOREGROUND, in both volumes by their names in comparison.json.
+
+    areas : of `surface_areas`.
+    """
     sides = {name: codes_of(tally, name, label) for name in ("reference", "prediction")}
     return {
         "surface_area_um2": {name: surface_area(codes, areas) for name, codes in sides.items()},

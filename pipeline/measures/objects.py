@@ -17,6 +17,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.objects import ObjectTally
 
@@ -28,9 +29,8 @@ NO_PREDICTION = "there are no predicted objects"
 
 def object_measures(tally: ObjectTally, category: int | None = None) -> dict[str, Any]:
     """The object measures of a category, or of all objects together, by their names; "reasons" says why one is NaN."""
-    mine = np.ones(len(tally.category), np.bool_) if category is None else tally.category == np.uint64(category)
+    mine, counts = (_rows_of(column, category) for column in (tally.category, tally.match_category))
     reference, reference_hit, prediction, prediction_hit = (int(n) for n in tally.objects[mine].sum(axis=0))
-    counts = np.ones(len(tally.matches), np.bool_) if category is None else tally.match_category == np.uint64(category)
     matches = tally.matches[counts].tolist()
     # fsum rounds once, whatever the order; i·n and u are integers.
     overlap = math.fsum(i * n / u for i, u, n in matches)
@@ -54,6 +54,14 @@ def object_measures(tally: ObjectTally, category: int | None = None) -> dict[str
         if isinstance(value, float) and math.isnan(value)
     }
     return measures
+
+
+def _rows_of(column: npt.NDArray[np.uint64], category: int | None) -> slice:
+    """The rows of a category in an ascending column; all rows for None."""
+    if category is None:
+        return slice(None)
+    first, last = (int(np.searchsorted(column, np.uint64(category), side)) for side in ("left", "right"))
+    return slice(first, last)
 
 
 def _ratio(part: float, whole: int) -> float:

@@ -79,10 +79,9 @@ def confusions(tally: Mapping[str, Array]) -> dict[int, Confusion]:
     return result
 
 
-def confusion_of(tally: Mapping[str, Array], label: int) -> Confusion:
-    """The confusion of one label, that of an empty mask where it is in neither volume."""
-    nowhere = Confusion(0, 0, 0, int(tally["volume-voxels"][0]))
-    return confusions(tally).get(label, nowhere)
+def empty_confusion(tally: Mapping[str, Array]) -> Confusion:
+    """The confusion of a label that is in neither volume."""
+    return Confusion(0, 0, 0, int(tally["volume-voxels"][0]))
 
 
 def foreground_confusion(tally: Mapping[str, Array]) -> Confusion:

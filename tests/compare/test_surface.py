@@ -123,11 +123,11 @@ def test_blocks_that_nobody_asks_leave_no_parabolas(tmp_path: Path) -> None:
     sizes = []
     for block in grid:
         read = label.reading_box(block).slices
-        arrays = surface.find_elements(label, block, reference[read], prediction[read])
+        arrays = dict(surface.find_elements(label, block, reference[read], prediction[read]))
         label.ledger.commit("surface", block, {}, arrays)
         sizes.append(sum(1 for name in arrays if name.endswith("-counts")))
-        assert surface.face_neighbours(label, block, axes=1) == {}
-        assert surface.face_neighbours(label, block, axes=2) == {}
+        assert dict(surface.face_neighbours(label, block, axes=1)) == {}
+        assert dict(surface.face_neighbours(label, block, axes=2)) == {}
     assert sizes == [4, 0, 0, 0, 4]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +15,10 @@ from pipeline.job import ThicknessJob
 from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, card_bytes, task_bytes
 from tests.cuda_shim.compiling import compiler
 from tests.cuda_shim.cupy_on_cpu import pool, pretended
+from tests.workflows import peaks
 from tests.workflows.conftest import noise
-from tests.workflows.runs import STAGES, environment, voxcaliper
+from tests.workflows.peaks import job_of
+from tests.workflows.runs import STAGES, voxcaliper
 from workflows.config import ThicknessConfig
 from workflows.measure_thickness import note_reach, stages
 from workflows.plan_thickness import open_job
@@ -27,31 +27,6 @@ from workflows.run_folder import open_run_folder
 SIDE_ON_CARD = 48
 SMALL_FIXED_BYTES = 3 << 20
 """What tables take whatever the block: of containment 0.3 MB, of the tally 1 MB."""
-
-# VmHWM belongs to the memory of one process; ru_maxrss would start at what its parent held when it was started.
-MEASURE = """
-import pathlib, sys, tempfile
-from pipeline.engine import perform
-from workflows.measure_thickness import stages
-from workflows.plan_thickness import open_job
-from workflows.run_folder import open_run_folder
-from workflows.warm_up import compile_kernels
-
-def resident(name):
-    lines = pathlib.Path("/proc/self/status").read_text("ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
-
-run = open_run_folder(sys.argv[1])
-job = open_job(run.config(), run.path, block_shape=run.plan().block_shape)
-compile_kernels(job)
-stage = next(stage for stage in stages(job) if stage.name == sys.argv[2])
-rest, most = resident("VmRSS"), 0
-for block in stage.grid:
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-    perform(stage.name, stage.task, job, block)
-    most = max(most, resident("VmHWM"))
-print(rest, most)
-"""
 
 
 def finished_run(folder: Path, side: int, scheduler: str) -> Path:
@@ -74,21 +49,10 @@ def blocks_of_256(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> P
     return finished_run(tmp_path_factory.mktemp("256"), 256, scheduler)
 
 
-def job_of(run: Path) -> ThicknessJob:
-    folder = open_run_folder(run)
-    return open_job(folder.config(), folder.path, block_shape=folder.plan().block_shape)
-
-
 def check(run: Path, stage: str) -> None:
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("needs the peaks of memory that Linux keeps in /proc")
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, run, stage], env=environment(), check=True, capture_output=True, text=True
-    )
-    rest, most = map(int, done.stdout.split())
-    allowed = task_bytes(job_of(run))["pyramid" if stage.startswith("pyramid") else stage]
-    assert most - rest <= allowed, f"{stage}: {(most - rest) / 2**20:.0f} of {allowed / 2**20:.0f} MiB"
-    assert most <= allowed + WORKER_BYTES
+    job = job_of(run)
+    assert isinstance(job, ThicknessJob)
+    peaks.check(run, stage, task_bytes(job)["pyramid" if stage.startswith("pyramid") else stage], WORKER_BYTES)
 
 
 @pytest.mark.parametrize("stage", ["centres", "thickness"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pipeline.errors import StorageError
-from pipeline.parcels import PIECE_BYTES, open_parcel, write_parcel
+from pipeline.parcels import PIECE_BYTES, Shelf, open_parcel, write_parcel
 
 in_one_folder = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 json_values = st.recursive(
@@ -63,11 +65,50 @@ def test_parts_are_joined(tmp_path: Path, parts: list[npt.NDArray[np.int32]]) ->
 def test_views_and_large_arrays(tmp_path: Path) -> None:
     large = np.random.default_rng(0).integers(0, 256, 2 * PIECE_BYTES + 5).astype(np.uint8)
     turned = np.arange(24, dtype=np.int64).reshape(2, 3, 4).T[::-1]
-    write_parcel(tmp_path / "a.parcel", {}, {"large": large, "turned": turned})
+    write_parcel(tmp_path / "a.parcel", {}, [("large", large), ("turned", turned)])
     parcel = open_parcel(tmp_path / "a.parcel")
     assert len(parcel.arrays["large"]["pieces"]) == 3
     assert np.array_equal(parcel.read("large"), large)
     assert np.array_equal(parcel.read("turned"), turned)
+
+
+def test_arrays_that_are_made_while_they_are_written(tmp_path: Path) -> None:
+    """One after the other, each gone before the next is made; the summary is what it is at the end."""
+    summary: dict[str, Any] = {"sum": 0}
+    alive: list[weakref.ref[Any]] = []
+
+    def made() -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        for n in range(3):
+            assert all(one() is None for one in alive)
+            array = np.full(1000, n)
+            alive.append(weakref.ref(array))
+            summary["sum"] += int(array.sum())
+            yield str(n), array
+            del array
+
+    write_parcel(tmp_path / "a.parcel", summary, made())
+    parcel = open_parcel(tmp_path / "a.parcel")
+    assert parcel.summary == {"sum": 3000}
+    assert [int(parcel.read(name)[0]) for name in ("0", "1", "2")] == [0, 1, 2]
+
+
+def test_a_shelf_opens_a_parcel_once_and_anew_when_it_is_another(tmp_path: Path) -> None:
+    shelf = Shelf(entries=4)
+    paths = [tmp_path / f"{n}.parcel" for n in range(3)]
+    for path in paths:
+        write_parcel(path, {"n": 1}, CONTENT)
+    first = [shelf.open(path) for path in paths]
+    assert [shelf.open(path) is parcel for path, parcel in zip(paths[1:], first[1:], strict=True)] == [True, True]
+    assert shelf.open(paths[0]) is not first[0], "the one that was opened longest ago made room"
+    write_parcel(paths[0], {"n": 2}, CONTENT)
+    assert shelf.open(paths[0]).summary == {"n": 2}
+    content = paths[0].read_bytes()
+    paths[0].write_bytes(content[:-1] + b"?")
+    with pytest.raises(StorageError):
+        shelf.open(paths[0])
+    paths[0].unlink()
+    with pytest.raises(FileNotFoundError):
+        shelf.open(paths[0])
 
 
 CONTENT: dict[str, npt.NDArray[Any]] = {

@@ -4,6 +4,6 @@ Component numbers are uint32 arrays (z, y, x) with the components 1 … n and 0 
 other blocks.
 """
 
-from pipeline.kernels.components.cpu import adjacent_pairs, describe, join, labels_of, spanning_forest, strip_leaves
+from pipeline.kernels.components.cpu import adjacent_pairs, describe, join, labels_of, only_neighbour, reduce_forests
 
-__all__ = ["adjacent_pairs", "describe", "join", "labels_of", "spanning_forest", "strip_leaves"]
+__all__ = ["adjacent_pairs", "describe", "join", "labels_of", "only_neighbour", "reduce_forests"]

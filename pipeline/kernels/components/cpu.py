@@ -115,7 +115,7 @@ def adjacent_pairs(components: Numbers) -> npt.NDArray[np.int64]:
                     last[axis] = key
                     if _insert(key, table):
                         used += 1
-                        if 2 * used > len(table):
+                        if 4 * used > 3 * len(table):
                             bigger = np.zeros(2 * len(table), np.uint64)
                             for i in range(len(table)):
                                 if table[i] != 0:
@@ -153,50 +153,73 @@ def join(parent: npt.NDArray[np.int64], first: npt.NDArray[np.int64], second: np
 
 
 @kernel
-def spanning_forest(
-    nodes: int, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], weight: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.bool_]:
-    """Which of the edges first[i] – second[i] form a spanning forest of least weight; the weights are 0, 1 and 2."""
-    parent = np.arange(nodes)
-    in_forest = np.zeros(len(first), np.bool_)
-    for step in range(3):
-        for i in range(len(first)):
-            if weight[i] == step:
-                a = _root(parent, first[i])
-                b = _root(parent, second[i])
-                if a != b:
-                    in_forest[i] = True
-                    if a < b:
-                        parent[b] = a
-                    else:
-                        parent[a] = b
-    return in_forest
+def only_neighbour(edges: npt.NDArray[np.int64], code: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Of every node the code that all its neighbours have; −1 where it has none, −2 where they differ.
+
+    edges : (k, 2), nodes. code : of every node, 0 or more.
+    """
+    out = np.full(len(code), -1, np.int64)
+    for i in range(len(edges)):
+        for side in range(2):
+            here, there = edges[i, side], code[edges[i, 1 - side]]
+            if out[here] == -1:
+                out[here] = there
+            elif out[here] != there:
+                out[here] = -2
+    return out
 
 
 @kernel
-def strip_leaves(
-    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], removable: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
-    """Which removable nodes vanish when removable leaves are taken from a forest until none is left.
+def reduce_forests(
+    edges: npt.NDArray[np.int64], order: npt.NDArray[np.int64], key: npt.NDArray[np.int64],
+    removable: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:  # fmt: skip
+    """A spanning forest of every group of edges, from which removable leaves are taken until none is left.
 
-    first[i] – second[i] : the edges of the forest. removable : of every node, (n,); also the result's shape.
+    edges : (k, 2), nodes. key : of every edge, its group times 3 plus its weight 0, 1 or 2; the forests have the least
+    weight. order : the edges by ascending key. removable : of every node, (n,); each has edges of one group alone.
+    Returns which edges are in a forest, and which nodes vanish; edges of nodes that vanish count as in the forest.
     """
     nodes = len(removable)
-    degree = np.zeros(nodes, np.int64)
-    neighbours = np.zeros(nodes, np.int64)  # all of them, exclusive or: of a leaf it is the only one
-    for i in range(len(first)):
-        degree[first[i]] += 1
-        degree[second[i]] += 1
-        neighbours[first[i]] ^= second[i]
-        neighbours[second[i]] ^= first[i]
+    parent = np.empty(nodes, np.int64)
+    degree = np.empty(nodes, np.int64)
+    neighbours = np.empty(nodes, np.int64)  # all of them, exclusive or: of a leaf it is the only one
+    in_forest = np.zeros(len(edges), np.bool_)
     gone = np.zeros(nodes, np.bool_)
-    for start in range(nodes):
-        node = start
-        while removable[node] and degree[node] == 1:
-            gone[node] = True
-            degree[node] = 0
-            other = neighbours[node]
-            degree[other] -= 1
-            neighbours[other] ^= node
-            node = other
-    return gone
+    begin = 0
+    while begin < len(order):
+        group = key[order[begin]] // 3
+        end = begin
+        while end < len(order) and key[order[end]] // 3 == group:
+            for side in range(2):
+                node = edges[order[end], side]
+                parent[node] = node
+                degree[node] = 0
+                neighbours[node] = 0
+            end += 1
+        for i in range(begin, end):
+            first, second = edges[order[i], 0], edges[order[i], 1]
+            a = _root(parent, first)
+            b = _root(parent, second)
+            if a != b:
+                in_forest[order[i]] = True
+                if a < b:
+                    parent[b] = a
+                else:
+                    parent[a] = b
+                degree[first] += 1
+                degree[second] += 1
+                neighbours[first] ^= second
+                neighbours[second] ^= first
+        for i in range(begin, end):
+            for side in range(2):
+                node = edges[order[i], side]
+                while removable[node] and degree[node] == 1:
+                    gone[node] = True
+                    degree[node] = 0
+                    other = neighbours[node]
+                    degree[other] -= 1
+                    neighbours[other] ^= node
+                    node = other
+        begin = end
+    return in_forest, gone
