@@ -14,7 +14,7 @@ from pipeline.kernels.tables import added_up, count_in_spans, lines_per_block
 
 SOURCE = "structures/structures.cu"
 THREADS = 256
-FIRST_SLOTS = 1 << 12
+FIRST_SLOTS = 1 << 14
 
 
 class _Table(NamedTuple):
