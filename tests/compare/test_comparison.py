@@ -50,10 +50,10 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 def pair() -> tuple[Labels, Labels]:
     """Three labels, one of them huge, one missing in the prediction; the prediction is worn and shifted."""
-    reference = np.zeros((26, 30, 34), np.uint64)
+    reference = np.zeros((20, 24, 28), np.uint64)
     reference[noise(reference.shape, 2.0, 1)] = 1
-    reference[:, :14][ball((26, 14, 34), 7)] = HUGE
-    reference[20:23, 20:24, 3:9] = 7
+    reference[:, :12][ball((20, 12, 28), 6)] = HUGE
+    reference[15:18, 16:20, 3:9] = 7
     prediction = np.roll(reference, 1, axis=2)
     prediction[prediction == 7] = 0
     prediction[np.random.default_rng(2).random(prediction.shape) < 0.02] = 1
@@ -65,7 +65,7 @@ def test_no_blocking_shows(place: Place, tmp_path: Path) -> None:
     options = {"tolerances_um": (0.0, 1.5, 3.0), "boundary_widths": (1, 3), "objects": "components"}
     grey = np.random.default_rng(3).integers(-1000, 1000, reference.shape).astype(np.int16)
     first: tuple[dict[str, bytes], dict[str, Labels]] | None = None
-    for n, block_shape in enumerate([(26, 30, 34), (9, 13, 16), (26, 8, 34)]):
+    for n, block_shape in enumerate([(20, 24, 28), (9, 13, 16), (20, 7, 28)]):
         folder = tmp_path / str(n)
         here = place if n else Place(place.client, "cpu")  # nor does the device
         compared(here, folder, reference, prediction, block_shape, image=grey, spacing=(3.0, 0.7, 0.7), **options)
@@ -157,7 +157,7 @@ def test_maps_hold_each_label_s_own_thickness(place: Place, tmp_path: Path) -> N
 
 def test_a_label_in_one_volume_alone_is_reported(place: Place, tmp_path: Path) -> None:
     reference, prediction = pair()
-    found = compared(place, tmp_path, reference, prediction, (26, 30, 34))
+    found = compared(place, tmp_path, reference, prediction, (20, 24, 28))
     seven = found["labels"]["7"]
     assert (seven["dice"], seven["prediction_voxels"]) == (0.0, 0)
     assert seven["hausdorff_um"] == "inf"
@@ -188,7 +188,7 @@ def test_any_pair_in_any_blocks(place: Place, data: st.DataObject) -> None:
 
 def test_labels_that_are_asked_for(place: Place, tmp_path: Path) -> None:
     reference, prediction = pair()
-    found = compared(place, tmp_path, reference, prediction, (26, 30, 34), labels=(1,), parts=("overlap", "surface"))
+    found = compared(place, tmp_path, reference, prediction, (20, 24, 28), labels=(1,), parts=("overlap", "surface"))
     assert list(found["labels"]) == ["1"]
     assert "thickness" not in found["labels"]["1"]
     assert found["overall"]["foreground"]["reference_voxels"] == (reference != 0).sum()
@@ -198,7 +198,7 @@ def test_a_label_that_is_asked_for_and_is_nowhere_is_reported(place: Place, tmp_
     reference, prediction = pair()
     nowhere = 2**64 - 1
     found = compared(
-        place, tmp_path, reference, prediction, (13, 30, 34), labels=(nowhere, 7, nowhere), objects="components"
+        place, tmp_path, reference, prediction, (11, 24, 28), labels=(nowhere, 7, nowhere), objects="components"
     )
     assert list(found["labels"]) == ["7", str(nowhere)]
     measures = found["labels"][str(nowhere)]
@@ -219,7 +219,7 @@ def test_a_label_that_is_asked_for_and_is_nowhere_is_reported(place: Place, tmp_
 def test_a_volume_without_a_label(place: Place, tmp_path: Path) -> None:
     """An empty prediction is reported label by label, each infinitely far."""
     reference, _ = pair()
-    found = compared(place, tmp_path, reference, np.zeros(reference.shape, np.bool_), (26, 15, 34), maps=False)
+    found = compared(place, tmp_path, reference, np.zeros(reference.shape, np.bool_), (20, 13, 28), maps=False)
     assert list(found["labels"]) == ["1", "7", str(HUGE)]
     for measures in found["labels"].values():
         assert (measures["dice"], measures["hausdorff_um"], measures["precision"]) == (0.0, "inf", None)

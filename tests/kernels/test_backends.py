@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.kernels import cuda
+from pipeline.kernels import accelerate, cuda
 from tests.cuda_shim import cupy_on_cpu
 from tests.cuda_shim.compiling import compiler
 
@@ -46,6 +48,19 @@ def test_a_twin_alone_is_imported(program: str) -> None:
         pytest.skip("needs g++ to run CUDA kernels on the CPU")
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_kernels_that_are_compiled_at_once_do_not_take_each_other_s_place(tmp_path: Path) -> None:
+    """Many writers of one cache, each with a kernel of other types: each finds its own again."""
+
+    def write(number: int) -> None:
+        # A file of its own, as each process has.
+        accelerate.OneWriter(str(tmp_path), "kernel", "stamp").save(number, f"machine code {number}")
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(write, range(200)))
+    cache: Any = accelerate.OneWriter(str(tmp_path), "kernel", "stamp")
+    assert [cache.load(number) for number in range(200)] == [f"machine code {number}" for number in range(200)]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ from workflows.cli import main
 from workflows.convert_volume import convert
 
 Command = Callable[..., Finished]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background deaf to Ctrl-C, and the commands that are interrupted here inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def noise(shape: tuple[int, int, int], sigma: float = 2, seed: int = 0) -> npt.NDArray[np.bool_]:
