@@ -16,7 +16,7 @@ Arrays of a block beside those of pipeline.components.export (m nodes): edges (k
 cavity-label uint64 and cavity-count int64. Components under connectivity 6 come with it: final-label, final-count, and
 the united nodes.
 
-What the merge holds is 32 bytes per node and at most 112 per edge (a forest's edges in a block, pairs of touching
+What the merge holds is 48 bytes per node and at most 112 per edge (a forest's edges in a block, pairs of touching
 nodes on a seam), while it goes through log2(labels) rounds over the edges.
 """
 
@@ -133,7 +133,10 @@ def merge_cavities(
         edges.append(_distinct(np.concatenate((of_block[inner], across)), outside + 1))
     distinct, code = np.unique(union.label, return_inverse=True)
     code = np.append(np.where(union.label == 0, -1, code), -1)
-    found = _split(code, _distinct(np.concatenate(edges), outside + 1), 0, len(distinct))
+    whole = np.concatenate(edges)
+    del edges
+    whole = _distinct(whole, outside + 1)
+    found = _split(code, whole, 0, len(distinct))
     found = [(label, count) for label, count in found if distinct[label] != 0]
     united = (distinct[[label for label, _ in found]], np.array([count for _, count in found], np.int64))
     label, count = add_counts([united, *final])
@@ -142,8 +145,12 @@ def merge_cavities(
 
 def _distinct(edges: Counts, nodes: int) -> Counts:
     """Every edge once, the smaller node first; no edge from a node to itself."""
-    low, high = edges.min(axis=1), edges.max(axis=1)
-    keys = np.unique((low * nodes + high)[low != high])
+    keys, high = edges.min(axis=1), edges.max(axis=1)
+    differ = keys != high
+    keys *= nodes
+    keys += high
+    del high
+    keys = np.unique(keys[differ])
     return np.stack((keys // nodes, keys % nodes), axis=1)
 
 

@@ -31,7 +31,7 @@ The driver merges block after block. What it holds grows with what is found, nev
                       per distinct grey value of a pair, 72 per power of two of floats; 2 kB per label of each volume
     components        32 per node (a component that reaches another block, or holds others together), one side and
                       connectivity at a time, and the seams of one block, 24 each
-    cavities          the same, and at most 112 per edge of the graph of who touches whom
+    cavities          48 per node, and at most 112 per edge of the graph of who touches whom
     objects           72 per open object of either side, 120 per meeting of open ones; 88 per object that is listed
     surface tallies   32 per distinct {direction, squared distance, code}, twice while it is made, of 32 labels together
     thickness         24 per distinct squared radius and structure; 8 per structure and block, how far its balls reach

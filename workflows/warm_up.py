@@ -47,16 +47,16 @@ def compile_kernels(job: ThicknessJob | ComparisonJob) -> None:
         if isinstance(job, ComparisonJob):
             for pair in _tiny_comparisons(job, Path(name)):
                 compare_segmentations.create_maps(pair)
-                _finish(pair)
+                finish(pair)
         else:
             ball = _tiny_thickness(job, Path(name))
             if ball.map is not None:
                 measure_thickness.create_map(ball)
-            _finish(ball)
+            finish(ball)
     _WARM.add(kind)
 
 
-def _finish(job: ThicknessJob | ComparisonJob) -> None:
+def finish(job: ThicknessJob | ComparisonJob) -> None:
     """Every stage of a job in this process, block by block."""
     if isinstance(job, ComparisonJob):
         stages, conclusions = compare_segmentations.stages(job), compare_segmentations.conclusions(job)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,3 +80,31 @@ def measure(here: Command, scheduler: str) -> Command:
         return here("thickness", mask, "--run", run, "--scheduler", scheduler, "--quiet", *options)
 
     return call
+
+
+class Disk:
+    """A file system in memory that can grow."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+
+    def resize(self, kibibytes: int, *, mounted: bool = True) -> None:
+        options = f"size={kibibytes}k" + (",remount" if mounted else "")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.path)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"needs to mount a small disk: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    if not shutil.which("mount"):
+        pytest.skip("needs the command mount")
+    disk = Disk(tmp_path / "disk")
+    try:
+        disk.resize(64 * 1024, mounted=False)
+    except PermissionError as error:
+        pytest.skip(f"needs to mount a small disk: {error}")
+    yield disk
+    subprocess.run(["umount", str(disk.path)], check=True)

@@ -128,13 +128,21 @@ def receipts(run: Path, stage: str) -> dict[Path, int]:
     return found
 
 
-def results(run: Path) -> dict[str, bytes]:
-    """What must not depend on how a run went: statistics, histogram, and every file of the map."""
-    files = {name: (run / name).read_bytes() for name in ("statistics.json", "histogram.csv")}
-    for path in sorted((run / "thickness.ome.zarr").rglob("*")):
-        if path.is_file():
-            files[str(path.relative_to(run))] = path.read_bytes()
+def results(run: Path, names: tuple[str, ...] = ("statistics.json", "histogram.csv")) -> dict[str, bytes]:
+    """What must not depend on how a run went: the named files, and every file of its maps."""
+    files = {name: (run / name).read_bytes() for name in names}
+    for image in sorted(run.glob("*.ome.zarr")):
+        for path in sorted(image.rglob("*")):
+            if path.is_file():
+                files[str(path.relative_to(run))] = path.read_bytes()
     return files
+
+
+def flip(path: Path, position: int) -> None:
+    """Turn one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 4
+    path.write_bytes(content)
 
 
 def read_map(run: Path, level: int = 0) -> npt.NDArray[Any]:

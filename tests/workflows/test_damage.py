@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
-from tests.workflows.conftest import Command
-from tests.workflows.runs import STAGES, Finished, receipts, results, voxcaliper
+from tests.workflows.conftest import Command, Disk
+from tests.workflows.runs import STAGES, Finished, flip, receipts, results, voxcaliper
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +50,6 @@ def stopped(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def copied_mask(mask: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(mask, tmp_path / "mask.ome.zarr"))
-
-
-def flip(path: Path, position: int) -> None:
-    """Turn one bit of a file."""
-    content = bytearray(path.read_bytes())
-    content[position] ^= 4
-    path.write_bytes(content)
 
 
 def test_a_stopped_run_goes_on(stopped: Path, whole: Path, go_on: Command) -> None:
@@ -245,34 +236,6 @@ def test_a_store_without_permission(copied_mask: Path, measure: Command, tmp_pat
         pytest.skip("this user may read everything")
     message = measure(copied_mask, tmp_path / "run", "--block-shape", "16").failure()
     assert "permission denied (stored object 0/c/1/0/1)" in message
-
-
-class Disk:
-    """A file system in memory that can grow."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir()
-
-    def resize(self, kibibytes: int, *, mounted: bool = True) -> None:
-        options = f"size={kibibytes}k" + (",remount" if mounted else "")
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.path)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"needs to mount a small disk: {done.stderr.strip()}")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    if not shutil.which("mount"):
-        pytest.skip("needs the command mount")
-    disk = Disk(tmp_path / "disk")
-    try:
-        disk.resize(64 * 1024, mounted=False)
-    except PermissionError as error:
-        pytest.skip(f"needs to mount a small disk: {error}")
-    yield disk
-    subprocess.run(["umount", str(disk.path)], check=True)
 
 
 FEW_KIBIBYTES = (4, 8, 16, 24, 40, 64, 100, 200, 450, 600, 700, 800)
