@@ -14,7 +14,10 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = ("voxcaliper", "numpy", "scipy", "numba", "zarr", "dask", "distributed", "edt", "localthickness", "porespy")
+PACKAGES = (
+    "voxcaliper", "numpy", "scipy", "numba", "zarr", "dask", "distributed", "edt", "localthickness", "porespy",
+    "surface-distance", "connected-components-3d",
+)  # fmt: skip
 INSTRUCTIONS = ("avx2", "avx512f")
 
 

@@ -18,7 +18,7 @@ from pipeline.kernels.reference import squared_local_radius
 from tests.cuda_shim.compiling import compiler
 from tests.cuda_shim.cupy_on_cpu import pretended
 
-NEEDS = {"kernels": ["edt"], "peers": ["edt", "localthickness", "porespy"]}
+NEEDS = {"kernels": ["edt"], "peers": ["edt", "localthickness", "porespy"], "comparison": ["surface_distance"]}
 
 
 @pytest.mark.parametrize("name", command.QUESTIONS)

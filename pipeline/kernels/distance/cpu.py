@@ -13,14 +13,15 @@ from pipeline.kernels.distance import unreached
 Distances = npt.NDArray[Any]
 """int32 or int64 squared distances."""
 
-# Columns are copied to a tile of this many neighbours, so that memory is read in whole cache lines.
-TILE_COLUMNS = 32
+# Columns are copied to a tile of this many neighbours: memory is read in whole cache lines, and loops are long enough
+# for vector code to pay. A tile of 256 voxels along its columns still fits the cache of a core.
+TILE_COLUMNS = 128
 # Where every parabola that matters stands within so many voxels, looking at all of them beats building the envelope.
 NEAR = 64
-# Steps between two looks at whether any farther parabola can matter.
+# Steps between two looks at whether any farther parabola can matter, after the first.
 STEPS_PER_LOOK = 2
 # After a tile whose parabolas matter farther, its neighbours are not tried: they rarely differ.
-UNTRIED_TILES = 7
+UNTRIED_TILES = 2
 
 
 def unpack_bits(packed: npt.NDArray[np.uint8], size_x: int) -> npt.NDArray[np.uint8]:
@@ -42,28 +43,27 @@ def unswept(mask: npt.NDArray[np.uint8], dtype: npt.DTypeLike) -> Distances:
 def distance_along_lines(mask: npt.NDArray[np.uint8], weight: int, infinity: int, out: Distances) -> None:
     """Squared distance to the nearest background voxel of the same x-line of the block, into out (z, y, x)."""
     size_z, size_y, size_x = mask.shape
+    narrow = out.dtype.type
+    before = np.empty(size_x, np.int32)
+    after = np.empty(size_x, np.int32)
     for z in range(size_z):
         for y in range(size_y):
-            steps = np.int64(-1)
+            foreground, line = mask[z, y], out[z, y]
+            # From both ends at once, without branches; a line without background counts on from its length.
+            low, high = np.int32(size_x), np.int32(size_x)
             for x in range(size_x):
-                if mask[z, y, x] == 0:
-                    steps = np.int64(0)
-                    out[z, y, x] = 0
-                elif steps >= 0:
-                    steps += 1
-                    out[z, y, x] = weight * steps * steps
-                else:
-                    out[z, y, x] = infinity
-            steps = np.int64(-1)
-            for k in range(size_x):
-                x = size_x - 1 - k
-                if mask[z, y, x] == 0:
-                    steps = np.int64(0)
-                elif steps >= 0:
-                    steps += 1
-                    value = weight * steps * steps
-                    if value < out[z, y, x]:
-                        out[z, y, x] = value
+                low = np.int32(low + 1) if foreground[x] != 0 else np.int32(0)
+                before[x] = low
+                k = size_x - 1 - x
+                high = np.int32(high + 1) if foreground[k] != 0 else np.int32(0)
+                after[k] = high
+            if low == 2 * size_x:
+                for x in range(size_x):
+                    line[x] = infinity
+            else:
+                for x in range(size_x):
+                    steps = narrow(before[x] if before[x] < after[x] else after[x])
+                    line[x] = narrow(weight * steps * steps)
 
 
 @kernel
@@ -129,7 +129,7 @@ def _envelope_of_column(
 
 
 @kernel
-def _lower_by_near_parabolas(lines: Distances, lowered: Distances, weight: int) -> bool:
+def _lower_by_near_parabolas(lines: Distances, lowered: Distances, weight: int, columns: int) -> bool:
     """Lower envelope of a tile of columns by looking at all near parabolas; False where that is not enough.
 
     lines : (n + 2, TILE_COLUMNS), its first and last row unreached. lowered : (n, TILE_COLUMNS), the result. Written so
@@ -137,32 +137,33 @@ def _lower_by_near_parabolas(lines: Distances, lowered: Distances, weight: int) 
     """
     n = len(lowered)
     narrow = lines.dtype.type
+    look = 1  # the step after which to look first: what the row before needed, for rows differ little
     for p in range(n):
-        here = lowered[p]
-        largest = narrow(0)
-        for c in range(TILE_COLUMNS):
-            here[c] = lines[p + 1, c]
-            largest = here[c] if here[c] > largest else largest
+        for c in range(columns):
+            lowered[p, c] = lines[p + 1, c]
+        farthest = max(p, n - 1 - p)
         step = 1
-        while weight * step * step < largest:
-            if step > p and step > n - 1 - p:
+        while True:
+            look = min(look, farthest)
+            while step <= look:
+                rise = narrow(weight * step * step)
+                low, high = max(p - step, -1) + 1, min(p + step, n) + 1
+                for c in range(columns):
+                    height = lines[low, c] if lines[low, c] < lines[high, c] else lines[high, c]
+                    # The rise is taken off first and added last: unreached + rise would overflow.
+                    room = narrow(lowered[p, c] - rise)
+                    height = height if height < room else room
+                    lowered[p, c] = narrow(height + rise)
+                step += 1
+            largest = narrow(0)
+            for c in range(columns):
+                largest = lowered[p, c] if lowered[p, c] > largest else largest
+            if step > farthest or weight * step * step >= largest:
                 break
             if step > NEAR:
                 return False
-            for _ in range(STEPS_PER_LOOK):
-                rise = narrow(weight * step * step)
-                low = lines[max(p - step, -1) + 1]
-                high = lines[min(p + step, n) + 1]
-                for c in range(TILE_COLUMNS):
-                    height = low[c] if low[c] < high[c] else high[c]
-                    # The rise is taken off first and added last: unreached + rise would overflow.
-                    room = narrow(here[c] - rise)
-                    height = height if height < room else room
-                    here[c] = narrow(height + rise)
-                step += 1
-            largest = narrow(0)
-            for c in range(TILE_COLUMNS):
-                largest = here[c] if here[c] > largest else largest
+            look = step - 1 + STEPS_PER_LOOK
+        look = max(1, step - STEPS_PER_LOOK)
     return True
 
 
@@ -186,9 +187,7 @@ def envelope_along_columns(distances: Distances, weight: int, infinity: int) -> 
                 for j in range(n):
                     for c in range(columns):
                         lines[j + 1, c] = distances[o, j, first + c]
-                    for c in range(columns, TILE_COLUMNS):
-                        lines[j + 1, c] = 0
-                if _lower_by_near_parabolas(lines, near, weight):
+                if _lower_by_near_parabolas(lines, near, weight, columns):
                     for j in range(n):
                         for c in range(columns):
                             distances[o, j, first + c] = near[j, c]

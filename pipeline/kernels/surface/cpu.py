@@ -84,12 +84,15 @@ def count_distances(
     table_counts = np.zeros(1024, np.int64)
     used = 0
     number = 0
+    places = np.empty(size_x, np.int64)
     for z in range(size_z):
         for y in range(size_y):
-            for x in range(size_x):
-                if elements[z, y, x] == 0:
-                    continue
-                squared = np.int64(distances[z, y, x])
+            found = 0
+            for x in range(size_x):  # without branches: most voxels are no elements
+                places[found] = x
+                found += elements[z, y, x]
+            for i in range(found):
+                squared = np.int64(distances[z, y, places[i]])
                 key = (squared if squared < unreached else np.int64(UNREACHABLE)) << 8
                 if codes.size > 0:
                     key |= np.int64(codes[number])
@@ -102,34 +105,33 @@ def count_distances(
                 if 2 * used > len(table_keys):
                     bigger_keys = np.full(2 * len(table_keys), -1, np.int64)
                     bigger_counts = np.zeros(2 * len(table_keys), np.int64)
-                    for i in range(len(table_keys)):
-                        if table_keys[i] >= 0:
-                            at = _slot(table_keys[i], bigger_keys)
-                            bigger_keys[at] = table_keys[i]
-                            bigger_counts[at] = table_counts[i]
+                    for old in range(len(table_keys)):
+                        if table_keys[old] >= 0:
+                            at = _slot(table_keys[old], bigger_keys)
+                            bigger_keys[at] = table_keys[old]
+                            bigger_counts[at] = table_counts[old]
                     table_keys, table_counts = bigger_keys, bigger_counts
     filled = np.flatnonzero(table_keys >= 0)
     return table_keys[filled] >> 8, table_keys[filled] & 255, table_counts[filled]
 
 
 @kernel
-def _depth_along_lines(seeds: Mask, seed: int, reach: int, squared: bool) -> Depth:
-    """Distance, or its square, to the nearest voxel of value seed on the same x-line; reach or reach² from there on."""
-    size_z, size_y, size_x = seeds.shape
-    out = np.empty(seeds.shape, np.int16)
-    for z in range(size_z):
-        for y in range(size_y):
-            steps: Integer = reach
-            for x in range(size_x):
-                steps = 0 if seeds[z, y, x] == seed else min(steps + 1, reach)
-                out[z, y, x] = steps
-            steps = reach
-            for k in range(size_x):
-                x = size_x - 1 - k
-                ahead = np.int64(out[z, y, x])
-                steps = ahead if ahead < steps + 1 else steps + 1
-                out[z, y, x] = steps * steps if squared else steps
-    return out
+def _deepen_line(line: npt.NDArray[np.int16], reach: int, squared: bool, depth: npt.NDArray[np.int16]) -> None:
+    """Distance, or its square, to the nearest 0 of a line that elsewhere holds reach or reach², into depth.
+
+    line : with `reach` voxels more at both ends.
+    """
+    size = len(depth)
+    here = line[reach : reach + size]
+    for x in range(size):
+        depth[x] = here[x]
+    for step in range(1, reach):
+        value = np.int16(step * step if squared else step)
+        low, high = line[reach - step : reach - step + size], line[reach + step : reach + step + size]
+        for x in range(size):
+            near = low[x] if low[x] < high[x] else high[x]
+            near = near if near > value else value
+            depth[x] = near if near < depth[x] else depth[x]
 
 
 @kernel
@@ -139,34 +141,40 @@ def _deepen(depth: Depth, line: Depth, reach: int, squared: bool) -> None:
     depth, line : (n, columns) with different memory and equal contents.
     """
     rows, columns = depth.shape
-    for step in range(1, min(reach, rows)):
-        rise = np.int16(step * step)
-        floor = np.int16(step)
-        for i in range(rows):
-            for side in range(2):
-                j = i - step if side == 0 else i + step
-                if j < 0 or j >= rows:
-                    continue
-                if squared:
-                    for c in range(columns):
-                        value = np.int16(line[j, c] + rise)
-                        depth[i, c] = value if value < depth[i, c] else depth[i, c]
-                else:
-                    for c in range(columns):
-                        value = line[j, c] if line[j, c] > floor else floor
-                        depth[i, c] = value if value < depth[i, c] else depth[i, c]
+    for i in range(rows):
+        for step in range(1, min(reach, rows)):
+            # Beyond an end stands the last row, taken to be farther than it is: that lowers nothing too much.
+            low, high = max(i - step, 0), min(i + step, rows - 1)
+            value = np.int16(step * step if squared else step)
+            if squared:
+                for c in range(columns):
+                    near = line[low, c] if line[low, c] < line[high, c] else line[high, c]
+                    near = np.int16(near + value)
+                    depth[i, c] = near if near < depth[i, c] else depth[i, c]
+            else:
+                for c in range(columns):
+                    near = line[low, c] if line[low, c] < line[high, c] else line[high, c]
+                    near = near if near > value else value
+                    depth[i, c] = near if near < depth[i, c] else depth[i, c]
 
 
 @kernel
 def _depth(seeds: Mask, seed: int, reach: int, squared: bool) -> Depth:
-    out = _depth_along_lines(seeds, seed, reach, squared)
-    size_z, size_y, _ = out.shape
+    """Distance, or its square, to the nearest voxel of value seed; reach or reach² from there on."""
+    size_z, size_y, size_x = seeds.shape
+    out = np.empty(seeds.shape, np.int16)
+    far = np.int16(reach * reach if squared else reach)
+    line = np.full(size_x + 2 * reach, far, np.int16)
     for z in range(size_z):
+        for y in range(size_y):
+            for x in range(size_x):
+                line[x + reach] = np.int16(0) if seeds[z, y, x] == seed else far
+            _deepen_line(line, reach, squared, out[z, y])
         _deepen(out[z], out[z].copy(), reach, squared)
     for y in range(size_y):
-        line = out[:, y].copy()
-        deeper = line.copy()  # contiguous, so that the inner loop becomes vector code
-        _deepen(deeper, line, reach, squared)
+        column = out[:, y].copy()
+        deeper = column.copy()  # contiguous, so that the inner loop becomes vector code
+        _deepen(deeper, column, reach, squared)
         out[:, y] = deeper
     return out
 
@@ -190,6 +198,12 @@ def chebyshev_depth(mask: Mask, reach: int) -> Depth:
 
 
 @kernel
+def _within(mask: Mask, depth: Depth, limit: Integer, out: Mask) -> None:
+    for x in range(len(out)):
+        out[x] = mask[x] & np.uint8(depth[x] < limit)
+
+
+@kernel
 def count_layers(
     mask_a: Mask, depth_a: Depth, mask_b: Mask, depth_b: Depth, limits: npt.NDArray[np.int64]
 ) -> tuple[Counts, Counts]:
@@ -197,16 +211,18 @@ def count_layers(
     size_z, size_y, size_x = mask_a.shape
     both = np.zeros(len(limits), np.int64)
     either = np.zeros(len(limits), np.int64)
-    for n in range(len(limits)):
-        limit = limits[n]
-        for z in range(size_z):
-            for y in range(size_y):
-                shared, joined = np.int64(0), np.int64(0)
+    a = np.empty(size_x, np.uint8)
+    b = np.empty(size_x, np.uint8)
+    for z in range(size_z):
+        for y in range(size_y):
+            for n in range(len(limits)):
+                limit = np.int16(limits[n])
+                _within(mask_a[z, y], depth_a[z, y], limit, a)
+                _within(mask_b[z, y], depth_b[z, y], limit, b)
+                shared, joined = np.int32(0), np.int32(0)
                 for x in range(size_x):
-                    a = mask_a[z, y, x] & np.uint8(depth_a[z, y, x] < limit)
-                    b = mask_b[z, y, x] & np.uint8(depth_b[z, y, x] < limit)
-                    shared += a & b
-                    joined += a | b
+                    shared = np.int32(shared + (a[x] & b[x]))
+                    joined = np.int32(joined + (a[x] | b[x]))
                 both[n] += shared
                 either[n] += joined
     return both, either
