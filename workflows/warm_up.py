@@ -13,12 +13,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from pipeline.engine import Client, Stage, perform, run_alone
-from pipeline.geometry import BlockGrid, Index
+from pipeline.geometry import BlockGrid
 from pipeline.job import ThicknessJob, ledger_of
 from pipeline.volume.foreground import Foreground
 from pipeline.volume.opening import Volume
 from pipeline.volume.writing import create_multiscale
 from workflows.measure_thickness import create_map, note_reach, stages
+from workflows.stages import resource
 
 SHAPE = (12, 12, 24)
 BLOCK_SHAPE = (12, 12, 12)
@@ -26,7 +27,7 @@ BLOCK_SHAPE = (12, 12, 12)
 
 def warm_up(client: Client, job: ThicknessJob) -> None:
     """Compile what the job needs, on one worker."""
-    run_alone(client, "compile-kernels", compile_kernels, job)
+    run_alone(client, "compile-kernels", compile_kernels, job, resource=resource(job.device, kernels=True))
 
 
 _WARM: set[tuple[object, ...]] = set()
@@ -58,11 +59,11 @@ def compile_kernels(job: ThicknessJob) -> None:
 
 
 def _all_blocks(stage: Stage, job: ThicknessJob) -> None:
-    summaries: dict[Index, int] = {}
+    largest = np.zeros(stage.grid.counts, np.int64)
     for block in stage.grid:
-        summaries[block] = perform(stage.name, stage.task, job, block).get("largest", 0)
+        largest[block] = perform(stage.name, stage.task, job, block).get("largest", 0)
     if stage.name == "centres":
-        note_reach(job, summaries)
+        note_reach(job, largest)
 
 
 def _ball(job: ThicknessJob, path: Path, dtype: str) -> Volume:
