@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from workflows.progress import LineReporter, QuietReporter, TerminalReporter, reporter
+from workflows.progress import LineReporter, QuietReporter, TerminalReporter, duration, reporter
 
 
 class Terminal(io.StringIO):
@@ -56,6 +56,27 @@ def test_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
         "mask: 5 of 8 blocks, 2.5 Mvoxel/s, about 12 s left",
         "mask: 8 of 8 blocks, 3.0 Mvoxel/s in 20.0 s",
     ]
+
+
+def test_what_is_left_of_the_run() -> None:
+    stream = io.StringIO()
+    with LineReporter(stream) as lines:
+        lines.stage("mask", 0, 8, 0, 8, None)
+        lines.stage("centres", 8, 8, 8, 8, 7000.0)
+    assert "run:" not in stream.getvalue().splitlines()[0]
+    assert stream.getvalue().splitlines()[1].endswith("; run: about 1 h 57 min left")
+    shown = Terminal()
+    with TerminalReporter(Console(file=shown, width=140, force_terminal=True)) as bars:
+        bars.stage("mask", 1, 2, 1_000_000, 2_000_000, 240.0)
+    assert "run 4 min" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5940, "99 min"), (6000, "1 h 40 min"), (200_000, "2 d 7 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_bars() -> None:
