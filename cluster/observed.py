@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from distributed import Client, performance_report
+from tornado.web import RequestHandler
 
 WORTH_REPORTING_SECONDS = 20.0
 """Dask's performance report takes half a second to make, so what is shorter than this has none."""
@@ -53,6 +56,32 @@ def forwarding(dashboard: str, host: str) -> str:
     if address.hostname not in ("127.0.0.1", "localhost"):
         return ""
     return f"ssh -N -L {address.port}:127.0.0.1:{address.port} {host}"
+
+
+def show_page(client: Client, path: str, make: Callable[[], str]) -> str:
+    """Serve a page beside the dashboard, for as long as its scheduler lives; returns its address, "" without dashboard.
+
+    make : makes the HTML whenever somebody looks. It is sent to the scheduler, which must be able to import it.
+    """
+    dashboard = dashboard_of(client)
+    if not dashboard:
+        return ""
+    client.run_on_scheduler(_serve, path=path, make=make)
+    return urljoin(dashboard, path)
+
+
+def _serve(path: str, make: Callable[[], str], dask_scheduler: Any) -> None:
+    dask_scheduler.http_application.add_handlers(".*", [(re.escape(path), _Page, {"make": make})])
+
+
+class _Page(RequestHandler):
+    """A page that is made in a thread, so that the scheduler does not wait for it."""
+
+    def initialize(self, make: Callable[[], str]) -> None:
+        self.make = make
+
+    async def get(self) -> None:
+        self.write(await asyncio.get_running_loop().run_in_executor(None, self.make))
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 run.json          what was asked                 plan.json   how it is done
 ledger/           what is finished (see pipeline.ledger); only totals remain when the run is complete
 run.log           what happened                  lock        held while a process works on the run
-status.json       what the process says of itself while it works (see workflows.watching)
+status.json       what the process says of itself while it works (see workflows.run_state)
 timings.csv       seconds of every stage         performance.html   Dask's report, of runs that take a while
 thickness.ome.zarr  statistics.json  histogram.csv  report.html  provenance.json   the results of a thickness run
 comparison.json  comparison.csv  report.html  provenance.json  *.ome.zarr          those of a comparison

@@ -12,7 +12,7 @@ from pipeline.job import ledger_of
 from workflows.estimate import StageState, estimate, states_of
 from workflows.progress import duration
 from workflows.run_folder import RunFolder
-from workflows.watching import SECONDS_BETWEEN_BEATS, RunState, read_state
+from workflows.run_state import SECONDS_BETWEEN_BEATS, RunState, read_state
 
 SILENT_SECONDS = 10 * SECONDS_BETWEEN_BEATS
 """A process that says nothing for longer is taken for dead where the file system cannot tell."""
@@ -24,7 +24,6 @@ MEANINGS = {
     "killed": "killed, or its machine is gone: nobody works on it",
     "new": "planned, and not begun",
 }
-"""What the state of a run means, for a person."""
 
 
 def run_status(run: RunFolder) -> dict[str, Any]:
@@ -95,6 +94,11 @@ def _stages(run: RunFolder, said: RunState | None, *, running: bool) -> list[Sta
     return stages
 
 
+def meaning(status: dict[str, Any]) -> str:
+    """The state of a run, for a person."""
+    return MEANINGS[status["state"]].format(sentence=status["sentence"])
+
+
 def describe_status(status: dict[str, Any]) -> str:
     """The status as a person reads it."""
     return "\n".join(_lines(status))
@@ -103,7 +107,7 @@ def describe_status(status: dict[str, Any]) -> str:
 def _lines(status: dict[str, Any]) -> Iterator[str]:
     process = status["process"]
     yield f"run         {status['run']} ({status['workflow']})"
-    yield f"state       {MEANINGS[status['state']].format(sentence=status['sentence'])}"
+    yield f"state       {meaning(status)}"
     if status["state"] in ("stopped", "killed", "new"):
         yield f"go on with  voxcaliper resume {status['run']}"
     yield "stages                     blocks                 blocks/s"
@@ -116,7 +120,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     share = status["blocks"] / max(status["of_blocks"], 1)
     yield f"done        {share:.0%}: {status['blocks']:,} of {status['of_blocks']:,} blocks of all stages"
     if status["state"] != "complete":
-        yield f"left        {_left(status)}"
+        yield f"left        {what_is_left(status)}"
     if process is None:
         return
     jobs = ", ".join(f"{count} {state}" for state, count in process["jobs"].items())
@@ -129,14 +133,16 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"process     {process['process']} on {process['host']}, since {began:%c}, heard of at {said:%c}"
     if process["dashboard"] and status["state"] == "running":
         yield f"dashboard   {process['dashboard']}"
+        yield f"page        {process['page']}"
         if process["forwarding"] and process["host"] != socket.gethostname():
             yield f"            first: {process['forwarding']}"
 
 
-def _left(status: dict[str, Any]) -> str:
+def what_is_left(status: dict[str, Any]) -> str:
+    """How long a run takes yet, and how well that is known."""
     if status["seconds_left"] is None:
         return "unknown before the first blocks are done"
     text = f"about {duration(status['seconds_left'])}" + (" of work" if status["state"] != "running" else "")
     if status["unmeasured"]:
-        text += f" ({', '.join(status['unmeasured'])} not begun, taken at their usual share)"
+        text += f" ({', '.join(status['unmeasured'])} not begun: usual shares)"
     return text

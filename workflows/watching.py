@@ -17,56 +17,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from cluster.local import Workers
-from cluster.observed import dashboard_of, forwarding, observe, reported
+from cluster.observed import dashboard_of, forwarding, observe, reported, show_page
 from pipeline.engine import Client, Progress
 from pipeline.files import whole_file, write_whole
 from pipeline.job import ledger_of
 from workflows.estimate import estimate, states_of
 from workflows.run_folder import RunFolder
-
-SECONDS_BETWEEN_BEATS = 3.0
-
-
-class RunState(BaseModel):
-    """What the driver of a run last said of it: status.json.
-
-    said : when. sentence : how it ended. stage_seconds, stage_found : since the stage began, and blocks that were
-    finished before that. retries : batches handed out again because their worker died. jobs : of workers, by state.
-    forwarding : brings the dashboard to another machine.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    state: Literal["running", "complete", "stopped"] = "running"
-    sentence: str = ""
-    process: int
-    host: str
-    began: datetime
-    said: datetime
-    stage: str = ""
-    stage_seconds: float = 0.0
-    stage_found: int = 0
-    workers: int
-    threads: int
-    where: str
-    device: str
-    retries: int = 0
-    jobs: dict[str, int] = {}
-    dashboard: str = ""
-    forwarding: str = ""
-
-
-def read_state(run: RunFolder) -> RunState | None:
-    """What the last driver said; None where none said anything readable."""
-    try:
-        return RunState.model_validate_json(run.status.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, ValueError):
-        return None
+from workflows.run_state import SECONDS_BETWEEN_BEATS, RunState
+from workflows.status_page import address_of, status_page
 
 
 class Watch:
@@ -84,12 +46,13 @@ class Watch:
         self._end = threading.Event()
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._beat, name="watch", daemon=True)
-        host, now, dashboard = socket.gethostname(), datetime.now(UTC), ""
+        host, now, dashboard, page = socket.gethostname(), datetime.now(UTC), "", ""
         with contextlib.suppress(Exception):
             dashboard = dashboard_of(client)
+            page = show_page(client, address_of(run.path), partial(status_page, run.path))
         self._state = RunState(
             process=os.getpid(), host=host, began=now, said=now, workers=workers.count, threads=workers.threads,
-            where=workers.description, device=workers.device, dashboard=dashboard,
+            where=workers.description, device=workers.device, dashboard=dashboard, page=page,
             forwarding=workers.forwarding or forwarding(dashboard, host),
         )  # fmt: skip
         self._retries_before = 0
@@ -103,6 +66,7 @@ class Watch:
 
     def begin(self) -> None:
         """From now on status.json is kept fresh."""
+        self.log.info("dashboard %s, page %s", self._state.dashboard or "none", self._state.page or "none")
         self._write()
         self._thread.start()
 
