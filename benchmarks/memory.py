@@ -23,7 +23,7 @@ from workflows.run_thickness import execute, start
 GOAL_BYTES_PER_VOXEL = 16
 
 
-def _resident(peak: str) -> int:
+def resident(peak: str) -> int:
     """VmRSS (now) or VmHWM (most since the last reset) of this process, in bytes."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{peak}:"))
@@ -44,7 +44,7 @@ def peaks(jobs: Mapping[str, ThicknessJob], rehearsal: ThicknessJob) -> dict[tup
     for stage in stages(rehearsal):
         for block in stage.grid:
             perform(stage.name, stage.task, rehearsal, block)
-    rest = _resident("VmRSS")
+    rest = resident("VmRSS")
     found: dict[tuple[str, str], int] = {}
     for name, job in jobs.items():
         for stage in stages(job):
@@ -52,7 +52,7 @@ def peaks(jobs: Mapping[str, ThicknessJob], rehearsal: ThicknessJob) -> dict[tup
             for block in stage.grid:
                 _reset_peak()
                 perform(stage.name, stage.task, job, block)
-                most = max(most, _resident("VmHWM") - rest)
+                most = max(most, resident("VmHWM") - rest)
             found[name, stage.name] = most
     return found
 
