@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -91,12 +92,17 @@ def reported(path: Path) -> Iterator[None]:
     A report that cannot be made or written costs nothing but itself.
     """
     began = time.monotonic()
-    report = performance_report(str(path))
-    known = False
+    draft = f"{path}.partial"
+    report = performance_report(draft)
+    begun = False
     with contextlib.suppress(Exception):
         report.__enter__()
-        known = True
+        begun = True
     yield
-    if known and time.monotonic() - began >= WORTH_REPORTING_SECONDS:
-        with contextlib.suppress(Exception):
+    if begun and time.monotonic() - began >= WORTH_REPORTING_SECONDS:
+        try:
             report.__exit__(None, None, None)
+            os.replace(draft, path)
+        except Exception:  # noqa: BLE001  whatever goes wrong with it, the run went well
+            with contextlib.suppress(OSError):
+                os.unlink(draft)

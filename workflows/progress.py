@@ -30,7 +30,8 @@ def duration(seconds: float) -> str:
 class Reporter(Protocol):
     """Something that is told how far a stage is: its name, steps and voxels done and in all.
 
-    run_left : seconds that the whole run takes yet, None where nobody knows.
+    found : steps among them that were done before. run_left : seconds that the whole run takes yet, None where nobody
+    knows.
     """
 
     def __enter__(self) -> Self: ...
@@ -38,7 +39,15 @@ class Reporter(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def stage(
-        self, name: str, steps: int, of_steps: int, voxels: int, of_voxels: int, run_left: float | None = None
+        self,
+        name: str,
+        steps: int,
+        of_steps: int,
+        voxels: int,
+        of_voxels: int,
+        *,
+        found: int = 0,
+        run_left: float | None = None,
     ) -> None: ...
 
 
@@ -52,7 +61,15 @@ class QuietReporter:
         return
 
     def stage(
-        self, name: str, steps: int, of_steps: int, voxels: int, of_voxels: int, run_left: float | None = None
+        self,
+        name: str,
+        steps: int,
+        of_steps: int,
+        voxels: int,
+        of_voxels: int,
+        *,
+        found: int = 0,
+        run_left: float | None = None,
     ) -> None:
         return
 
@@ -86,7 +103,15 @@ class TerminalReporter:
         self._progress.stop()
 
     def stage(
-        self, name: str, steps: int, of_steps: int, voxels: int, of_voxels: int, run_left: float | None = None
+        self,
+        name: str,
+        steps: int,
+        of_steps: int,
+        voxels: int,
+        of_voxels: int,
+        *,
+        found: int = 0,
+        run_left: float | None = None,
     ) -> None:
         at_work = run_left is not None and steps < of_steps
         fields: dict[str, Any] = {
@@ -99,8 +124,9 @@ class TerminalReporter:
             self._begin[name] = (time.monotonic(), voxels)
         begin, before = self._begin[name]
         seconds = time.monotonic() - begin
-        if seconds > 0 and voxels > before:
-            fields["rate"] = f"{(voxels - before) / seconds / 1e6:.1f}"
+        done = (voxels - before) * (1 - found / max(steps, 1))
+        if seconds > 0 and done > 0:
+            fields["rate"] = f"{done / seconds / 1e6:.1f}"
         self._progress.update(self._tasks[name], completed=voxels, **fields)
 
 
@@ -119,7 +145,15 @@ class LineReporter:
         return
 
     def stage(
-        self, name: str, steps: int, of_steps: int, voxels: int, of_voxels: int, run_left: float | None = None
+        self,
+        name: str,
+        steps: int,
+        of_steps: int,
+        voxels: int,
+        of_voxels: int,
+        *,
+        found: int = 0,
+        run_left: float | None = None,
     ) -> None:
         now = time.monotonic()
         begin, before = self._begin.setdefault(name, (now, voxels))
@@ -128,8 +162,11 @@ class LineReporter:
             return
         self._last = now
         line = f"{name}: {steps:,} of {of_steps:,} blocks"
-        if now > begin and voxels > before:
-            rate = (voxels - before) / (now - begin)
+        done = (voxels - before) * (1 - found / max(steps, 1))
+        if found == of_steps:
+            line += ", finished before"
+        elif now > begin and done > 0:
+            rate = done / (now - begin)
             line += f", {rate / 1e6:.1f} Mvoxel/s"
             line += f" in {now - begin:.1f} s" if ended else f", about {duration((of_voxels - voxels) / rate)} left"
         if run_left:

@@ -61,14 +61,30 @@ def test_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_left_of_the_run() -> None:
     stream = io.StringIO()
     with LineReporter(stream) as lines:
-        lines.stage("mask", 0, 8, 0, 8, None)
-        lines.stage("centres", 8, 8, 8, 8, 7000.0)
+        lines.stage("mask", 0, 8, 0, 8)
+        lines.stage("centres", 8, 8, 8, 8, run_left=7000.0)
     assert "run:" not in stream.getvalue().splitlines()[0]
     assert stream.getvalue().splitlines()[1].endswith("; run: about 1 h 57 min left")
     shown = Terminal()
     with TerminalReporter(Console(file=shown, width=140, force_terminal=True)) as bars:
-        bars.stage("mask", 1, 2, 1_000_000, 2_000_000, 240.0)
+        bars.stage("mask", 1, 2, 1_000_000, 2_000_000, run_left=240.0)
     assert "run 4 min" in shown.getvalue()
+
+
+def test_what_was_done_before_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10, 1000, 10))
+    monkeypatch.setattr("workflows.progress.time.monotonic", lambda: float(next(clock)))
+    stream = io.StringIO()
+    with LineReporter(stream) as lines:
+        for name, found in (("mask", 8), ("centres", 6)):
+            lines.stage(name, 0, 8, 0, 8 * 10**7)
+            lines.stage(name, 8, 8, 8 * 10**7, 8 * 10**7, found=found)
+    assert stream.getvalue().splitlines() == [
+        "mask: 0 of 8 blocks",
+        "mask: 8 of 8 blocks, finished before",
+        "centres: 0 of 8 blocks",
+        "centres: 8 of 8 blocks, 2.0 Mvoxel/s in 10.0 s",
+    ]
 
 
 @pytest.mark.parametrize(
