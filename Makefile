@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-gpu lint bench bench-gpu lock clean
+.PHONY: help demo test test-slow test-gpu test-browser lint bench bench-gpu lock clean
 
 PYTHON ?=
 ARGS ?=
@@ -26,7 +26,7 @@ demo: .venv/.run  ## measure a vascular phantom of known diameters and show wher
 	@$(BIN)/voxcaliper demo $(ARGS)
 
 test: .venv/.dev  ## run the tests
-	@$(BIN)/python -m pytest tests -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest tests -m "not slow and not browser" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: .venv/.dev  ## run the tests that take long: more kills, more full disks, larger blocks
 	@$(BIN)/python -m pytest tests -m slow $(ARGS)
@@ -34,6 +34,13 @@ test-slow: .venv/.dev  ## run the tests that take long: more kills, more full di
 test-gpu: .venv/.gpu  ## run the tests that need an NVIDIA GPU (CUDA=13 for a driver of CUDA 13)
 	@nvidia-smi --list-gpus
 	@$(BIN)/python -m pytest tests -m gpu $(ARGS)
+
+test-browser: .venv/.dev  ## look at a run in Chromium (installed where this user may, otherwise skipped)
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    (apt-get update && apt-get install -y --no-install-recommends chromium) >/dev/null \
+	        || echo "Chromium could not be installed." >&2; \
+	fi
+	@$(BIN)/python -m pytest tests -m browser $(ARGS)
 
 lint: .venv/.dev  ## check style, types and the direction of imports
 	@$(BIN)/ruff check .

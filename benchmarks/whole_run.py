@@ -102,7 +102,7 @@ def answer(size: Size) -> Answer:
             ("not in the run: starting the workers", f"{cluster_s:.2f}", "–"),
             ("not in the run: a tiny run before it, which loads and compiles everything", f"{first_s:.2f}", "–"),
         ),
-        f"{run.provenance['tasks_per_block']:.2f} tasks per block of {_times(run.provenance['plan']['block_shape'])};"
+        f"{run.provenance['tasks_per_block']:.2f} tasks per block of {times(run.provenance['plan']['block_shape'])};"
         f" bytes per voxel: {run.provenance['bytes_read_per_voxel']['source']:.2f} read from the mask,"
         f" {run.provenance['bytes_read_per_voxel']['scratch']:.2f} from scratch,"
         f" {run.scratch_written:.2f} written to scratch.",
@@ -112,7 +112,7 @@ def answer(size: Size) -> Answer:
         100 * kernels_s / run.wall_s, 60, at_most=False, unit="%",
     )  # fmt: skip
     return Answer(
-        "How much of the kernels' speed is left from Zarr to Zarr?", (whole, _breakdown(run), _stages(run)), (goal,)
+        "How much of the kernels' speed is left from Zarr to Zarr?", (whole, _breakdown(run), stage_table(run)), (goal,)
     )
 
 
@@ -134,7 +134,8 @@ def _breakdown(run: Run) -> Table:
     )
 
 
-def _stages(run: Run) -> Table:
+def stage_table(run: Run) -> Table:
+    """Every stage: its tasks, seconds on the wall, and seconds of all workers by kind of work."""
     return Table(
         "Stages",
         ("stage", "tasks", "wall, s", *KINDS),
@@ -149,5 +150,6 @@ def _stages(run: Run) -> Table:
     )  # fmt: skip
 
 
-def _times(shape: list[int]) -> str:
+def times(shape: list[int]) -> str:
+    """A shape as a person reads it."""
     return " × ".join(map(str, shape))

@@ -13,8 +13,8 @@ import logging
 import signal
 import socket
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from typing import Any, Literal
 
@@ -42,7 +42,9 @@ DASHBOARD_PORT = 8787
 class Workers:
     """What a cluster offers. memory_bytes : per task, the worker's limit divided by its threads.
 
-    cards : one per worker, or none. no_cards : why there are none, where they were looked for.
+    cards : one per worker, or none. no_cards : why there are none, where they were looked for. jobs : tells how many
+    batch jobs of workers are in which state, such as {"running": 4, "pending": 2, "failed": 1}; None where workers are
+    no jobs. forwarding : the command that brings the dashboard to another machine, where it is not the usual one.
     """
 
     count: int
@@ -51,6 +53,8 @@ class Workers:
     description: str
     cards: tuple[Card, ...] = ()
     no_cards: str = ""
+    jobs: Callable[[], Mapping[str, int]] | None = field(default=None, compare=False)
+    forwarding: str = ""
 
     @property
     def device(self) -> Literal["cpu", "gpu"]:
@@ -180,8 +184,13 @@ def _offered(client: Client, address: str, device: DeviceChoice) -> Workers:
 
 
 def _cards_of(client: Client, device: DeviceChoice) -> tuple[tuple[Card, ...], str]:
-    """The card of every worker; none, and why, where a worker has none. Raises InputError where one must have it."""
-    answers = client.run(card_of_worker)
+    """The card of every worker; none, and why, where a worker has none. Raises InputError where one must have it.
+
+    Where workers were told to offer a GPU (`dask worker --resources GPU=1`), only those are asked.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    offering = [address for address, worker in workers.items() if "GPU" in worker["resources"]]
+    answers = client.run(card_of_worker, workers=offering or None)
     lacking = {worker: answer for worker, answer in answers.items() if isinstance(answer, str)}
     if not lacking:
         return tuple(answers.values()), ""

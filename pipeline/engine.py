@@ -1,38 +1,49 @@
-"""One block, one task: the one door to Dask.
+"""Blocks in, summaries out: the one door to Dask.
 
 A task is a function of (job, block) that reads what it needs, writes its own part of the map, and returns an Outcome.
-The engine files the outcome in the ledger on the worker and sends a receipt of a few hundred bytes to the driver,
-which keeps a bounded window of futures and releases each. So the graph in flight is the window, and the driver holds
-one receipt per block of the current stage (about 1 kB).
+Tasks travel in batches of some seconds of work (see batches.py). A worker files the outcome of each block in the
+ledger at once, skips what is filed already, and tells the driver of the whole batch in one message. The driver keeps a
+bounded window of batches in flight and releases each, so neither it nor the scheduler holds anything per block.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, as_completed, get_worker
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
+from pipeline.batches import BATCH_SECONDS, Backlog, Pace
 from pipeline.device import RETRIES
 from pipeline.errors import RunError, StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Index
 from pipeline.ledger import Ledger
 from pipeline.parcels import METER, Content
 
-__all__ = ["Client", "Job", "Outcome", "Progress", "Stage", "Stopwatch", "perform", "run_alone", "run_stage"]
+__all__ = [
+    "Client", "Job", "Outcome", "Progress", "Resource", "Stage", "Stopwatch", "perform", "run_alone", "run_stage",
+]  # fmt: skip
 
-TASKS_PER_THREAD = 3
-"""Futures that the driver keeps in flight for every thread: one that runs and a short queue."""
+BATCHES_PER_THREAD = 3
+"""Batches that the driver keeps in flight for every thread: one that runs and a short queue."""
+LONGEST_BATCH_SECONDS = 2 * BATCH_SECONDS
+"""A batch begins no further block after this; what is left of it is handed out again."""
+CREW_SECONDS = 10.0
+"""How often the driver asks which workers there are."""
+COUNTERS = ("card_retries", "scratch_bytes_read", "scratch_bytes_written")
+
+Resource = Literal["GPU", "CPU"]
+"""What a worker may be said to offer (`dask worker --resources`), as many as it has threads."""
 
 
 class Job(Protocol):
@@ -71,22 +82,78 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stage:
-    """One task per block of a grid. name : what the dashboard and the ledger call it."""
+    """One task per block of a grid. name : what the dashboard and the ledger call it.
+
+    resource : what its workers must offer, where any worker offers it; otherwise every worker may do it.
+    """
 
     name: str
     grid: BlockGrid
     task: Callable[[Any, Index, Stopwatch], Outcome]
+    resource: Resource | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is."""
+    """How far a stage is.
+
+    found : blocks among them that were finished before. seconds : since the stage began. run_seconds_left : of the
+    whole run, for those that know its plan; None while nothing is known.
+    """
 
     stage: str
     blocks: int
     of_blocks: int
     voxels: int
     of_voxels: int
+    found: int = 0
+    seconds: float = 0.0
+    run_seconds_left: float | None = None
+
+
+@dataclass
+class Totals:
+    """What tasks add up to. tasks : all of them; tasks_now : those that were not finished before."""
+
+    tasks: int = 0
+    tasks_now: int = 0
+    batches: int = 0
+    voxels: int = 0
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def count(self, summary: dict[str, Any], voxels: int, *, now: bool) -> dict[str, Any]:
+        """Add a task; returns its summary without what is counted here."""
+        self.tasks += 1
+        self.tasks_now += now
+        self.voxels += voxels
+        for counter in COUNTERS:
+            self.counters[counter] += summary.pop(counter)
+        self._add_seconds(summary.pop("seconds"))
+        return summary
+
+    def add(self, other: Totals) -> None:
+        self.tasks += other.tasks
+        self.tasks_now += other.tasks_now
+        self.batches += other.batches
+        self.voxels += other.voxels
+        for counter in COUNTERS:
+            self.counters[counter] += other.counters[counter]
+        self._add_seconds(other.seconds)
+
+    def _add_seconds(self, seconds: Mapping[str, float]) -> None:
+        for kind, value in seconds.items():
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + value
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a worker tells of a batch. done : numbers of its blocks; summaries : one each, in their order."""
+
+    done: range
+    summaries: list[dict[str, Any]]
+    totals: Totals
+    wall_seconds: float
 
 
 def perform(stage: str, task: Callable[[Any, Index, Stopwatch], Outcome], job: Job, block: Index) -> dict[str, Any]:
@@ -125,6 +192,36 @@ def perform(stage: str, task: Callable[[Any, Index, Stopwatch], Outcome], job: J
     return {**summary, "scratch_bytes_written": written, "seconds": seconds}
 
 
+def perform_batch(stage: Stage, job: Job, blocks: range) -> Batch:
+    """Run the tasks of some blocks on a worker, one after the other; what has a readable receipt is not done again.
+
+    Ends early, with what is done, after LONGEST_BATCH_SECONDS or where the driver does not want it any more.
+    """
+    begin = time.perf_counter()
+    totals = Totals(batches=1)
+    summaries: list[dict[str, Any]] = []
+    for number in blocks:
+        if summaries and (time.perf_counter() - begin > LONGEST_BATCH_SECONDS or _is_cancelled()):
+            break
+        block = stage.grid.at(number)
+        parcel = job.ledger.finished(stage.name, block)
+        if parcel is None:
+            summary = perform(stage.name, stage.task, job, block)
+        else:
+            summary = {**parcel.summary, "scratch_bytes_written": parcel.stored_bytes}
+        summaries.append(totals.count(summary, stage.grid.box(block).voxels, now=parcel is None))
+    return Batch(blocks[: len(summaries)], summaries, totals, time.perf_counter() - begin)
+
+
+def _is_cancelled() -> bool:
+    """Whether the driver gave up the batch that this thread works on."""
+    try:
+        worker = get_worker()
+        return worker.state.tasks[worker.get_current_task()].state == "cancelled"
+    except (KeyError, ValueError):
+        return False
+
+
 def _storage_error(stage: str, block: Index, job: Job, error: OSError) -> StorageError:
     run = job.ledger.folder.parent
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -138,91 +235,118 @@ def _storage_error(stage: str, block: Index, job: Job, error: OSError) -> Storag
     )
 
 
+class _Crew:
+    """The workers that may do a stage. resources : what a task must ask for, None where no worker was told to offer it.
+
+    Workers come and go; the scheduler is asked now and then.
+    """
+
+    def __init__(self, client: Client, resource: Resource | None) -> None:
+        self._client = client
+        self._resource = resource
+        self._asked = -math.inf
+        self._threads = 1
+        self.resources: dict[str, int] | None = None
+
+    @property
+    def threads(self) -> int:
+        if time.monotonic() - self._asked > CREW_SECONDS:
+            workers = list(self._client.scheduler_info(n_workers=-1)["workers"].values())
+            offering = [worker for worker in workers if self._resource in worker["resources"]]
+            if offering:
+                self.resources = {str(self._resource): 1}
+            self._threads = max(1, sum(worker["nthreads"] for worker in offering or workers))
+            self._asked = time.monotonic()
+        return self._threads
+
+
 def run_stage(
     client: Client, stage: Stage, job: Job, *, absorb: Callable[[Index, Mapping[str, Any]], None],
     report: Callable[[Progress], None],
 ) -> dict[str, Any]:  # fmt: skip
-    """Do every block of a stage that the ledger does not have yet; returns what all receipts add up to.
+    """Do every block of a stage that has no readable receipt yet; returns what all receipts add up to.
 
     absorb : called once for every block with its summary, finished earlier or now, in no particular order.
     Raises the first error of a task; blocks that are finished then stay finished.
     """
     begin = time.perf_counter()
-    totals: dict[str, Any] = {
-        "tasks": 0,
-        "tasks_now": 0,
-        "card_retries": 0,
-        "scratch_bytes_read": 0,
-        "scratch_bytes_written": 0,
-        "seconds": {},
-    }
-    voxels = 0
+    totals, pace = Totals(), Pace()
+    backlog = Backlog(len(stage.grid), stage.grid.counts[2])
     of_voxels = math.prod(stage.grid.shape)
-
-    def count(block: Index, summary: Mapping[str, Any], *, now: bool) -> None:
-        nonlocal voxels
-        absorb(block, summary)
-        totals["tasks"] += 1
-        totals["tasks_now"] += now
-        for counter in ("card_retries", "scratch_bytes_read", "scratch_bytes_written"):
-            totals[counter] += summary[counter]
-        for kind, seconds in summary["seconds"].items():
-            totals["seconds"][kind] = totals["seconds"].get(kind, 0.0) + seconds
-        voxels += stage.grid.box(block).voxels
-        report(Progress(stage.name, totals["tasks"], len(stage.grid), voxels, of_voxels))
-
-    report(Progress(stage.name, 0, len(stage.grid), 0, of_voxels))
-    done: set[Index] = set()
-    for block, parcel in job.ledger.finished_tasks(stage.name):
-        done.add(block)
-        count(block, {**parcel.summary, "scratch_bytes_written": parcel.stored_bytes}, now=False)
-    pending = (block for block in stage.grid if block not in done)
+    crew = _Crew(client, stage.resource)
     nonce = uuid.uuid4().hex
-
-    def submit(block: Index) -> Future[dict[str, Any]]:
-        key = (f"{stage.name}-{nonce}", *block)
-        return client.submit(perform, stage.name, stage.task, job, block, key=key, pure=False)
-
-    window = max(4, TASKS_PER_THREAD * sum(client.nthreads().values()))
-    blocks: dict[Any, Index] = {}
+    handed_out: dict[Any, range] = {}
     queue = as_completed()
-    try:
-        for block in itertools.islice(pending, window):
-            future = submit(block)
-            blocks[future.key] = block
+
+    def hand_out() -> None:
+        while len(backlog) and len(handed_out) < max(4, BATCHES_PER_THREAD * crew.threads):
+            blocks = backlog.take(pace.batch_size(len(backlog), crew.threads))
+            key = (f"{stage.name}-{nonce}", *stage.grid.at(blocks.start))
+            future = client.submit(perform_batch, stage, job, blocks, key=key, pure=False, resources=crew.resources)
+            handed_out[key] = blocks
             queue.add(future)
+
+    def tell() -> None:
+        found, seconds = totals.tasks - totals.tasks_now, time.perf_counter() - begin
+        report(Progress(stage.name, totals.tasks, len(stage.grid), totals.voxels, of_voxels, found, seconds))
+
+    tell()
+    try:
+        hand_out()
         for future in queue:
-            block = blocks.pop(future.key)
-            count(block, _result(future, f"Block {block} of stage {stage.name}"), now=True)
+            blocks = handed_out[future.key]
+            batch: Batch = _result(future, partial(_in_flight, stage, job, blocks))
+            del handed_out[future.key]
             future.release()
-            for following in itertools.islice(pending, 1):
-                successor = submit(following)
-                blocks[successor.key] = following
-                queue.add(successor)
+            for number, summary in zip(batch.done, batch.summaries, strict=True):
+                absorb(stage.grid.at(number), summary)
+            totals.add(batch.totals)
+            pace.note(len(batch.done), batch.wall_seconds)
+            backlog.give_back(blocks[len(batch.done) :])
+            hand_out()
+            tell()
     finally:
-        if blocks:
-            client.cancel([Future(key, client) for key in blocks])
-    totals["wall_seconds"] = time.perf_counter() - begin
-    return totals
+        if handed_out:
+            client.cancel([Future(key, client) for key in handed_out])
+    return {
+        "tasks": totals.tasks,
+        "tasks_now": totals.tasks_now,
+        "batches": totals.batches,
+        **totals.counters,
+        "seconds": totals.seconds,
+        "wall_seconds": time.perf_counter() - begin,
+    }
 
 
-def run_alone(client: Client, name: str, function: Callable[[Any], None], job: Job) -> None:
-    """Run something once, on any worker, under a name that the dashboard shows."""
-    _result(client.submit(function, job, key=f"{name}-{uuid.uuid4().hex}", pure=False), name)
+def _in_flight(stage: Stage, job: Job, blocks: range) -> str:
+    """The block that a worker was at when it left a batch: the first without a receipt."""
+    indices = map(stage.grid.at, blocks)
+    block = next((one for one in indices if job.ledger.finished(stage.name, one) is None), stage.grid.at(blocks.start))
+    return f"Block {block} of stage {stage.name}"
 
 
-def _result(future: Future[Any], what: str) -> Any:
+def run_alone(
+    client: Client, name: str, function: Callable[[Any], None], job: Job, *, resource: Resource | None = None
+) -> None:  # fmt: skip
+    """Run something once, on any worker that offers the resource, under a name that the dashboard shows."""
+    crew = _Crew(client, resource)
+    assert crew.threads
+    key = f"{name}-{uuid.uuid4().hex}"
+    _result(client.submit(function, job, key=key, pure=False, resources=crew.resources), lambda: name)
+
+
+def _result(future: Future[Any], what: Callable[[], str]) -> Any:
     try:
         return future.result()
     except VoxcaliperError:
         raise
     except KilledWorker as error:
         raise RunError(
-            f"{what} was given up because the workers that tried it died ({error.allowed_failures} of them), most"
+            f"{what()} was given up because the workers that tried it died ({error.allowed_failures} of them), most"
             " likely for want of memory; go on with `voxcaliper resume` and fewer --workers, finished blocks are kept."
         ) from error
     except (CancelledError, CommClosedError, TimeoutError) as error:
         raise RunError(
-            f"{what} was lost by the cluster ({type(error).__name__}); go on with `voxcaliper resume`, finished"
+            f"{what()} was lost by the cluster ({type(error).__name__}); go on with `voxcaliper resume`, finished"
             " blocks are kept."
         ) from error

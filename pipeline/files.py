@@ -22,18 +22,27 @@ def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
 
     flush : wait until the disk has it; not needed for what carries checksums and can be made again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
+    temporary = f"{path}.{uuid4().hex}{PARTIAL}"
     try:
-        with temporary.open("wb") as file:
+        with _opened(temporary) as file:
             yield file
             if flush:
                 file.flush()
                 os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
+        os.replace(temporary, path)
+    except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            os.unlink(temporary)
+        raise
+
+
+def _opened(path: str) -> BinaryIO:
+    """A new file, and its folders where they are not there yet: a folder takes many files, so they mostly are."""
+    try:
+        return open(path, "wb")
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, "wb")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -61,6 +61,11 @@ class BlockGrid:
         counts_z, counts_y, counts_x = self.counts
         return ((z, y, x) for z in range(counts_z) for y in range(counts_y) for x in range(counts_x))
 
+    def at(self, number: int) -> Index:
+        """The block of a number in C order."""
+        _, counts_y, counts_x = self.counts
+        return number // (counts_y * counts_x), number // counts_x % counts_y, number % counts_x
+
     def box(self, block: Index) -> Box:
         """The voxels of a block, in the coordinates of the volume."""
         start_z, start_y, start_x = (i * b for i, b in zip(block, self.block_shape, strict=True))

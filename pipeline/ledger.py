@@ -10,6 +10,7 @@ ones. Parcels stay until the run is complete, so that a damaged one can be made 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from pipeline.errors import StorageError
 from pipeline.files import PARTIAL, write_json
-from pipeline.geometry import BlockGrid, Index
+from pipeline.geometry import Index
 from pipeline.parcels import Content, Parcel, Shelf, open_parcel, write_parcel
 
 _SHELF = Shelf()
@@ -56,14 +57,30 @@ class Ledger:
     def read(self, stage: str, block: Index, name: str) -> npt.NDArray[Any]:
         return self.receipt(stage, block).read(name)
 
+    def finished(self, stage: str, block: Index) -> Parcel | None:
+        """The receipt of a task; None where it is not done. A damaged receipt counts as none."""
+        try:
+            return open_parcel(self.path(stage, block))
+        except (FileNotFoundError, StorageError):
+            return None
+
     def finished_tasks(self, stage: str) -> Iterator[tuple[Index, Parcel]]:
-        """Receipts on disk; a damaged one counts as not done."""
-        for path in sorted((self.folder / stage).glob("*/*.parcel")):
-            y, x = path.name.split(".")[:2]
-            try:
-                yield (int(path.parent.name), int(y), int(x)), open_parcel(path)
-            except StorageError:
-                continue
+        """Receipts on disk, opened one after the other; a damaged one counts as not done."""
+        for folder in _listed(self.folder / stage):
+            for entry in _listed(folder):
+                if not entry.name.endswith(".parcel"):
+                    continue
+                y, x = entry.name.split(".")[:2]
+                block = int(folder.name), int(y), int(x)
+                parcel = self.finished(stage, block)
+                if parcel is not None:
+                    yield block, parcel
+
+    def count(self, stage: str) -> int:
+        """How many receipts there are, by their names; none is opened."""
+        return sum(
+            entry.name.endswith(".parcel") for folder in _listed(self.folder / stage) for entry in _listed(folder)
+        )
 
     def finish_stage(self, stage: str, totals: Mapping[str, Any]) -> None:
         write_json(self.folder / f"{stage}.json", totals)
@@ -75,10 +92,6 @@ class Ledger:
         except (FileNotFoundError, ValueError):  # damaged totals are added up again
             return None
         return content
-
-    def is_whole(self, stage: str, grid: BlockGrid) -> bool:
-        """Whether every receipt of a stage is there and readable."""
-        return sum(1 for _ in self.finished_tasks(stage)) == len(grid)
 
     def forget_scratch(self) -> None:
         """Remove all receipts of a complete run; the totals of its stages stay."""
@@ -92,3 +105,12 @@ class Ledger:
         """Remove what killed tasks were writing."""
         for orphan in self.folder.glob(f"**/*{PARTIAL}"):
             orphan.unlink(missing_ok=True)
+
+
+def _listed(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; nothing where there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -124,6 +125,19 @@ def resume(
         with reporter(quiet=quiet) as progress:
             statistics = execute(client, offer, folder, job, report=told(progress), say=say)
     _print_results(folder.path, statistics)
+
+
+@app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, at work or not.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Show how far a run is, how long it takes yet, and where to watch it; from any machine that sees its folder."""
+    from workflows.run_folder import open_run_folder
+    from workflows.status import describe_status, run_status
+
+    found = run_status(open_run_folder(run))
+    print(json.dumps(found, indent=2) if as_json else describe_status(found))
 
 
 app.command()(comparison_commands.compare)

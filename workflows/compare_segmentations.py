@@ -34,7 +34,7 @@ from pipeline.parcels import open_parcel, write_parcel
 from pipeline.surface import SIDES, LabelSurfaces, Side
 from pipeline.tally import Tally
 from workflows.measure_thickness import create_whole
-from workflows.stages import Conclusion, run_stages
+from workflows.stages import Conclusion, resource, run_stages
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -381,30 +381,31 @@ def coarsen_map(job: ComparisonJob, block: Index, clock: Stopwatch, *, name: str
 def stages(job: ComparisonJob) -> list[Stage]:
     """The stages of a comparison in their order, those that are asked for."""
     grid = job.grid
-    found = [Stage("overlap", grid, count_overlap)]
+    gpu, cpu = resource(job.device, kernels=True), resource(job.device, kernels=False)
+    found = [Stage("overlap", grid, count_overlap, gpu)]
     if "topology" in job.parts or job.objects != "none":
         found += [
-            Stage("components", job.topology_grid, label_components),
-            Stage("seams", job.topology_grid, find_seams),
+            Stage("components", job.topology_grid, label_components, cpu),
+            Stage("seams", job.topology_grid, find_seams, cpu),
         ]
     if "surface" in job.parts and job.prediction is not None:
         found += [
-            Stage(surface.SEEDS_STAGE, grid, find_surfaces),
-            Stage(surface.STAGE_OF_AXIS[1], grid, partial(surface_neighbours, axes=1)),
-            Stage(surface.STAGE_OF_AXIS[0], grid, partial(surface_neighbours, axes=2)),
-            Stage(surface.COUNT_STAGE, grid, count_surface_distances),
+            Stage(surface.SEEDS_STAGE, grid, find_surfaces, gpu),
+            Stage(surface.STAGE_OF_AXIS[1], grid, partial(surface_neighbours, axes=1), gpu),
+            Stage(surface.STAGE_OF_AXIS[0], grid, partial(surface_neighbours, axes=2), gpu),
+            Stage(surface.COUNT_STAGE, grid, count_surface_distances, gpu),
         ]
     if "thickness" in job.parts:
         found += [
-            Stage("mask", grid, read_masks),
-            Stage("distance-y", grid, partial(mask_neighbours, axes=1)),
-            Stage("distance-z", grid, partial(mask_neighbours, axes=2)),
-            Stage(centres.STAGE, grid, keep_centres),
-            Stage("thickness", grid, measure_structures),
+            Stage("mask", grid, read_masks, gpu),
+            Stage("distance-y", grid, partial(mask_neighbours, axes=1), gpu),
+            Stage("distance-z", grid, partial(mask_neighbours, axes=2), gpu),
+            Stage(centres.STAGE, grid, keep_centres, gpu),
+            Stage("thickness", grid, measure_structures, gpu),
         ]
     for name, image in job.maps.items():
         found += [
-            Stage(f"pyramid-{name}-{level}", image.grid(level), partial(coarsen_map, name=name, level=level))
+            Stage(f"pyramid-{name}-{level}", image.grid(level), partial(coarsen_map, name=name, level=level), cpu)
             for level in range(image.own_levels, len(image.level_shapes))
         ]
     return found

@@ -33,7 +33,7 @@ from pipeline.parcels import open_parcel, write_parcel
 from pipeline.tally import Tally, merge
 from pipeline.volume.opening import Volume
 from pipeline.volume.writing import Multiscale, create_multiscale
-from workflows.stages import Conclusion, run_stages
+from workflows.stages import Conclusion, resource, run_stages
 
 Array = npt.NDArray[Any]
 
@@ -146,17 +146,18 @@ def coarsen_map(job: ThicknessJob, block: Index, clock: Stopwatch, *, level: int
 
 def stages(job: ThicknessJob) -> list[Stage]:
     """The stages of a run in their order."""
+    gpu, cpu = resource(job.device, kernels=True), resource(job.device, kernels=False)
     blockwise = [
-        Stage("mask", job.grid, read_mask),
-        Stage("distance-y", job.grid, partial(face_neighbours, axes=1)),
-        Stage("distance-z", job.grid, partial(face_neighbours, axes=2)),
-        Stage("centres", job.grid, keep_centres),
-        Stage("thickness", job.grid, measure_block),
+        Stage("mask", job.grid, read_mask, gpu),
+        Stage("distance-y", job.grid, partial(face_neighbours, axes=1), gpu),
+        Stage("distance-z", job.grid, partial(face_neighbours, axes=2), gpu),
+        Stage("centres", job.grid, keep_centres, gpu),
+        Stage("thickness", job.grid, measure_block, gpu),
     ]
     if job.map is None:
         return blockwise
     levels = range(job.map.own_levels, len(job.map.level_shapes))
-    return blockwise + [Stage(f"pyramid-{n}", job.map.grid(n), partial(coarsen_map, level=n)) for n in levels]
+    return blockwise + [Stage(f"pyramid-{n}", job.map.grid(n), partial(coarsen_map, level=n), cpu) for n in levels]
 
 
 def measure(client: Client, job: ThicknessJob, *, report: Callable[[Progress], None]) -> dict[str, dict[str, Any]]:
@@ -192,7 +193,7 @@ class _Reach(Conclusion):
 
     def __init__(self, job: ThicknessJob) -> None:
         self.job = job
-        self.largest: dict[Index, int] = {}
+        self.largest = np.zeros(job.grid.counts, np.int64)
 
     def absorb(self, block: Index, summary: Mapping[str, Any]) -> None:
         self.largest[block] = summary["largest"]
@@ -236,12 +237,9 @@ def check_background(job: ThicknessJob, foreground_voxels: int) -> None:
         )
 
 
-def note_reach(job: ThicknessJob, largest: Mapping[Index, int]) -> None:
-    """File the largest kept squared distance of every block, which tells how far its balls can reach."""
-    table = np.zeros(job.grid.counts, np.int64)
-    for block, value in largest.items():
-        table[block] = value
-    write_parcel(job.ledger.folder / REACH, {}, {"largest": table})
+def note_reach(job: ThicknessJob, largest: npt.NDArray[np.int64]) -> None:
+    """File the largest kept squared distance of every block (grid.counts), which tells how far its balls can reach."""
+    write_parcel(job.ledger.folder / REACH, {}, {"largest": largest})
 
 
 def read_reach(job: ThicknessJob) -> npt.NDArray[np.int64]:

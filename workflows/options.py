@@ -96,7 +96,10 @@ def told(progress: Reporter) -> Callable[[Progress], None]:
     """What tells a reporter how far a stage is."""
 
     def tell(step: Progress) -> None:
-        progress.stage(step.stage, step.blocks, step.of_blocks, step.voxels, step.of_voxels)
+        progress.stage(
+            step.stage, step.blocks, step.of_blocks, step.voxels, step.of_voxels, found=step.found,
+            run_left=step.run_seconds_left,
+        )  # fmt: skip
 
     return tell
 

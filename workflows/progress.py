@@ -1,4 +1,7 @@
-"""Progress as a person sees it: a bar per stage in a terminal, a line now and then elsewhere, nothing when quiet."""
+"""Progress as a person sees it: a bar per stage in a terminal, a line now and then elsewhere, nothing when quiet.
+
+Every step tells how far its stage is and, where the plan of the run is known, how long the whole run takes yet.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,39 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def duration(seconds: float) -> str:
+    """A length of time as a person says it, in its two largest units."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 class Reporter(Protocol):
-    """Something that is told how far a stage is: its name, steps and voxels done and in all."""
+    """Something that is told how far a stage is: its name, steps and voxels done and in all.
+
+    found : steps among them that were done before. run_left : seconds that the whole run takes yet, None where nobody
+    knows.
+    """
 
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def stage(self, name: str, steps: int, of_steps: int, voxels: int, of_voxels: int) -> None: ...
+    def stage(
+        self,
+        name: str,
+        steps: int,
+        of_steps: int,
+        voxels: int,
+        of_voxels: int,
+        *,
+        found: int = 0,
+        run_left: float | None = None,
+    ) -> None: ...
 
 
 class QuietReporter:
@@ -32,12 +60,25 @@ class QuietReporter:
     def __exit__(self, *_: object) -> None:
         return
 
-    def stage(self, name: str, steps: int, of_steps: int, voxels: int, of_voxels: int) -> None:
+    def stage(
+        self,
+        name: str,
+        steps: int,
+        of_steps: int,
+        voxels: int,
+        of_voxels: int,
+        *,
+        found: int = 0,
+        run_left: float | None = None,
+    ) -> None:
         return
 
 
 class TerminalReporter:
-    """A bar per stage with blocks, Mvoxel/s and the time left, from the blocks done since this process began."""
+    """A bar per stage with blocks, Mvoxel/s and the time left, from the blocks done since this process began.
+
+    What is left of the whole run stands beside the stage that is at work.
+    """
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -48,6 +89,7 @@ class TerminalReporter:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[run]}"),
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -60,15 +102,31 @@ class TerminalReporter:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def stage(self, name: str, steps: int, of_steps: int, voxels: int, of_voxels: int) -> None:
-        fields: dict[str, Any] = {"steps": f"{steps:,}/{of_steps:,}", "rate": "–"}
+    def stage(
+        self,
+        name: str,
+        steps: int,
+        of_steps: int,
+        voxels: int,
+        of_voxels: int,
+        *,
+        found: int = 0,
+        run_left: float | None = None,
+    ) -> None:
+        at_work = run_left is not None and steps < of_steps
+        fields: dict[str, Any] = {
+            "steps": f"{steps:,}/{of_steps:,}",
+            "rate": "–",
+            "run": f"run {duration(run_left)}" if at_work and run_left is not None else "",
+        }
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=of_voxels, **fields)
             self._begin[name] = (time.monotonic(), voxels)
         begin, before = self._begin[name]
         seconds = time.monotonic() - begin
-        if seconds > 0 and voxels > before:
-            fields["rate"] = f"{(voxels - before) / seconds / 1e6:.1f}"
+        done = (voxels - before) * (1 - found / max(steps, 1))
+        if seconds > 0 and done > 0:
+            fields["rate"] = f"{done / seconds / 1e6:.1f}"
         self._progress.update(self._tasks[name], completed=voxels, **fields)
 
 
@@ -86,7 +144,17 @@ class LineReporter:
     def __exit__(self, *_: object) -> None:
         return
 
-    def stage(self, name: str, steps: int, of_steps: int, voxels: int, of_voxels: int) -> None:
+    def stage(
+        self,
+        name: str,
+        steps: int,
+        of_steps: int,
+        voxels: int,
+        of_voxels: int,
+        *,
+        found: int = 0,
+        run_left: float | None = None,
+    ) -> None:
         now = time.monotonic()
         begin, before = self._begin.setdefault(name, (now, voxels))
         ended = steps == of_steps
@@ -94,10 +162,15 @@ class LineReporter:
             return
         self._last = now
         line = f"{name}: {steps:,} of {of_steps:,} blocks"
-        if now > begin and voxels > before:
-            rate = (voxels - before) / (now - begin)
+        done = (voxels - before) * (1 - found / max(steps, 1))
+        if found == of_steps:
+            line += ", finished before"
+        elif now > begin and done > 0:
+            rate = done / (now - begin)
             line += f", {rate / 1e6:.1f} Mvoxel/s"
-            line += f" in {now - begin:.1f} s" if ended else f", about {(of_voxels - voxels) / rate:.0f} s left"
+            line += f" in {now - begin:.1f} s" if ended else f", about {duration((of_voxels - voxels) / rate)} left"
+        if run_left:
+            line += f"; run: about {duration(run_left)} left"
         print(line, file=self._stream, flush=True)
 
 

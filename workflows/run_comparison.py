@@ -23,6 +23,7 @@ from workflows.plan_comparison import (
 )
 from workflows.run_folder import RunFolder, create_run, tidy
 from workflows.warm_up import warm_up
+from workflows.watching import watched, write_timings
 
 
 def plan_of(config: ComparisonConfig, run: Path, workers: Workers) -> ComparisonJob:
@@ -64,20 +65,17 @@ def execute_comparison(
 ) -> dict[str, Any]:
     """Compare what is not compared yet and write the results; returns the contents of the main result file."""
     began = time.perf_counter()
-    with run.logged() as log:
-        try:
-            log.info("begin: %s on %d workers (%s)", job.reference.name, workers.count, workers.description)
-            for image in job.maps.values():
-                if image.path.exists():
-                    sweep_partials(image.path)
-            warm_up(client, job)
-            totals = compare(client, job, report=report)
-            for name, stage in totals.items():
-                log.info("stage %s: %s", name, stage)
-            results = write_comparison_results(run, job, totals, workers, time.perf_counter() - began)
-            tidy(run)
-            log.info("complete")
-        except BaseException as error:
-            log.error("ended by %s: %s", type(error).__name__, error)  # noqa: TRY400  the sentence is for a person
-            raise
+    with watched(client, workers, run, report) as watch:
+        watch.log.info("begin: %s on %d workers (%s)", job.reference.name, workers.count, workers.description)
+        for image in job.maps.values():
+            if image.path.exists():
+                sweep_partials(image.path)
+        warm_up(client, job)
+        totals = compare(client, job, report=watch.tell)
+        for name, stage in totals.items():
+            watch.log.info("stage %s: %s", name, stage)
+        write_timings(run, totals)
+        results = write_comparison_results(run, job, totals, workers, time.perf_counter() - began)
+        tidy(run)
+        watch.log.info("complete")
     return results

@@ -3,6 +3,8 @@
 run.json          what was asked                 plan.json   how it is done
 ledger/           what is finished (see pipeline.ledger); only totals remain when the run is complete
 run.log           what happened                  lock        held while a process works on the run
+status.json       what the process says of itself while it works (see workflows.run_state)
+timings.csv       seconds of every stage         performance.html   Dask's report, of runs that take a while
 thickness.ome.zarr  statistics.json  histogram.csv  report.html  provenance.json   the results of a thickness run
 comparison.json  comparison.csv  report.html  provenance.json  *.ome.zarr          those of a comparison
 """
@@ -13,19 +15,21 @@ import contextlib
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import RunError, StorageError
 from pipeline.files import PARTIAL, write_json
 from pipeline.job import ledger_of
-from workflows.config import ComparisonConfig, ComparisonPlan, RunConfig, ThicknessConfig, ThicknessPlan
+from workflows.config import ComparisonConfig, ComparisonPlan, RunConfig, StagePlan, ThicknessConfig, ThicknessPlan
 
 Model = TypeVar("Model", bound=BaseModel)
+LOCK_TRIES, LOCK_SECONDS = 3, 0.05
 
 
 class _LogFile(logging.FileHandler):
@@ -70,6 +74,18 @@ class RunFolder:
         return self.path / "ledger"
 
     @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def timings(self) -> Path:
+        return self.path / "timings.csv"
+
+    @property
+    def performance(self) -> Path:
+        return self.path / "performance.html"
+
+    @property
     def is_complete(self) -> bool:
         """Provenance is written last."""
         return self.provenance.exists()
@@ -100,13 +116,30 @@ class RunFolder:
         """The plan of a comparison."""
         return _load(ComparisonPlan, self.path / "plan.json")
 
+    def stages(self) -> tuple[StagePlan, ...]:
+        """The stages of the plan of any kind of run, in their order."""
+        return _load(_PlannedStages, self.path / "plan.json").stages
+
+    def is_locked(self) -> bool | None:
+        """Whether a process works on the run; None where the file system cannot tell."""
+        try:
+            with (self.path / "lock").open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        return False
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes off this run; the lock goes with the process, however it ends."""
         with contextlib.ExitStack() as stack:
             try:
                 file = stack.enter_context((self.path / "lock").open("a+"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file)
             except BlockingIOError as error:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
@@ -143,6 +176,20 @@ class RunFolder:
         finally:
             logger.removeHandler(handler)
             handler.close()
+
+
+def _lock(file: TextIO) -> None:
+    """Take the lock of an open file. Raises BlockingIOError where another process has it."""
+    for _ in range(LOCK_TRIES - 1):  # who asks whether it is held, holds it for a moment
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(LOCK_SECONDS)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class _PlannedStages(BaseModel):
+    stages: tuple[StagePlan, ...]
 
 
 class _Header(RunConfig):

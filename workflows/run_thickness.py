@@ -21,6 +21,7 @@ from workflows.plan_thickness import check_memory, choose_blocks, make_plan, ope
 from workflows.run_folder import RunFolder, create_run, tidy
 from workflows.thickness_results import write_results
 from workflows.warm_up import warm_up
+from workflows.watching import watched, write_timings
 
 
 def start(config: ThicknessConfig, run: Path, workers: Workers) -> tuple[RunFolder, ThicknessJob]:
@@ -63,29 +64,27 @@ def execute(
     thicknesses out of the statistics.
     """
     began = time.perf_counter()
-    with run.logged() as log:
-        try:
-            log.info("begin: %s on %d workers (%s)", job.mask.name, workers.count, workers.description)
-            if job.map is not None and job.map.path.exists():
-                sweep_partials(job.map.path)
-            warm_up(client, job)
-            while True:
-                try:
-                    totals = measure(client, job, report=report)
-                    break
-                except DeviceMemoryError as error:
-                    job = _with_smaller_blocks(run, job, workers, error)
-                    retold = f"{error} The run begins again with blocks of {job.grid.block_shape} voxels."
-                    log.warning(retold)
-                    say(retold)
-            for name, stage in totals.items():
-                log.info("stage %s: %s", name, stage)
-            statistics = write_results(run, job, totals, workers, time.perf_counter() - began, compare)
-            tidy(run)
-            log.info("complete")
-        except BaseException as error:
-            log.error("ended by %s: %s", type(error).__name__, error)  # noqa: TRY400  the sentence is for a person
-            raise
+    with watched(client, workers, run, report) as watch:
+        watch.log.info("begin: %s on %d workers (%s)", job.mask.name, workers.count, workers.description)
+        if job.map is not None and job.map.path.exists():
+            sweep_partials(job.map.path)
+        warm_up(client, job)
+        while True:
+            try:
+                totals = measure(client, job, report=watch.tell)
+                break
+            except DeviceMemoryError as error:
+                job = _with_smaller_blocks(run, job, workers, error)
+                retold = f"{error} The run begins again with blocks of {job.grid.block_shape} voxels."
+                watch.log.warning(retold)
+                say(retold)
+                watch.look_again()
+        for name, stage in totals.items():
+            watch.log.info("stage %s: %s", name, stage)
+        write_timings(run, totals)
+        statistics = write_results(run, job, totals, workers, time.perf_counter() - began, compare)
+        tidy(run)
+        watch.log.info("complete")
     return statistics
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pipeline.engine import Client, Job, Progress, Stage, run_stage
+from pipeline.device import Device
+from pipeline.engine import Client, Job, Progress, Resource, Stage, run_stage
 from pipeline.geometry import Index
 
 
@@ -28,17 +29,29 @@ def run_stages(
     client: Client, job: Job, stages: Iterable[Stage], *, report: Callable[[Progress], None],
     conclusions: Mapping[str, Callable[[], Conclusion]],
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Run every stage that is not finished; returns the totals of each, in order.
+    """Run every stage; returns the totals of each, in order.
 
-    conclusions : by name of a stage, makes what gathers its summaries. The stages may be made one by one, each when
-    those before it are finished. The first error ends the run; what is finished stays, and running again goes on.
+    Blocks that are finished are not done again; a stage of which nothing had to be done keeps the totals that were
+    noted. conclusions : by name of a stage, makes what gathers its summaries. The stages may be made one by one, each
+    when those before it are finished. The first error ends the run; what is finished stays, and running again goes on.
     """
     all_totals: dict[str, dict[str, Any]] = {}
     for stage in stages:
         conclusion = conclusions.get(stage.name, Conclusion)()
-        totals = job.ledger.stage_totals(stage.name)
-        if totals is None or not job.ledger.is_whole(stage.name, stage.grid) or not conclusion.is_noted():
-            totals = conclusion.conclude(run_stage(client, stage, job, absorb=conclusion.absorb, report=report))
-            job.ledger.finish_stage(stage.name, totals)
-        all_totals[stage.name] = totals
+        noted = job.ledger.stage_totals(stage.name)
+        totals = run_stage(client, stage, job, absorb=conclusion.absorb, report=report)
+        if noted is None or totals["tasks_now"] or not conclusion.is_noted():
+            noted = conclusion.conclude(totals)
+            job.ledger.finish_stage(stage.name, noted)
+        all_totals[stage.name] = noted
     return all_totals
+
+
+def resource(device: Device, *, kernels: bool) -> Resource | None:
+    """What the workers of a stage must offer, where workers differ: in a run on GPUs, a GPU for stages with kernels.
+
+    Stages without kernels then leave the GPUs alone. On CPUs every worker may do everything.
+    """
+    if device == "cpu":
+        return None
+    return "GPU" if kernels else "CPU"

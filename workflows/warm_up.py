@@ -21,7 +21,7 @@ from pipeline.volume.foreground import Foreground
 from pipeline.volume.opening import Volume
 from pipeline.volume.writing import create_multiscale
 from workflows import compare_segmentations, measure_thickness
-from workflows.stages import Conclusion
+from workflows.stages import Conclusion, resource
 
 SHAPE = (12, 12, 24)
 BLOCK_SHAPE = (12, 12, 12)
@@ -31,7 +31,7 @@ WIDE = VoxelSize((1.0, 1.0, 1.0001))
 
 def warm_up(client: Client, job: ThicknessJob | ComparisonJob) -> None:
     """Compile what the job needs, on one worker."""
-    run_alone(client, "compile-kernels", compile_kernels, job)
+    run_alone(client, "compile-kernels", compile_kernels, job, resource=resource(job.device, kernels=True))
 
 
 _WARM: set[tuple[object, ...]] = set()
@@ -74,7 +74,7 @@ def _kind_of_thickness(job: ThicknessJob) -> tuple[object, ...]:
 
 
 def _kind_of_comparison(job: ComparisonJob) -> tuple[object, ...]:
-    volumes = (job.reference, job.prediction, job.image)
+    volumes = (job.reference, job.prediction, job.image, job.regions)
     dtypes = tuple(volume.dtype if volume else None for volume in volumes)
     return (
         "compare", job.device, distance_dtype(job.grid.shape, job.voxel_size), dtypes, job.parts, job.objects,
@@ -110,6 +110,7 @@ def _tiny_comparisons(job: ComparisonJob, folder: Path) -> Iterator[ComparisonJo
             reference=_ball(here / "reference", job.reference.dtype, voxel_size),
             prediction=_ball(here / "prediction", job.prediction.dtype, voxel_size, 1) if job.prediction else None,
             image=_ball(here / "image", job.image.dtype, voxel_size) if job.image else None,
+            regions=_ball(here / "regions", job.regions.dtype, voxel_size) if job.regions else None,
             labels=None,
             voxel_size=voxel_size,
             grid=BlockGrid(SHAPE, BLOCK_SHAPE),

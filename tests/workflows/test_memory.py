@@ -10,7 +10,6 @@ import pytest
 import zarr
 
 from pipeline.engine import perform
-from pipeline.geometry import Index
 from pipeline.job import ThicknessJob
 from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, card_bytes, task_bytes
 from tests.cuda_shim.compiling import compiler
@@ -89,7 +88,7 @@ def test_the_memory_of_a_card_keeps_to_the_plan(on_a_pretended_card: ThicknessJo
     planned = card_bytes(job)
     most: dict[str, int] = {}
     for stage in stages(job):
-        largest: dict[Index, int] = {}
+        largest = np.zeros(stage.grid.counts, np.int64)
         for block in stage.grid:
             pool.peak = pool.used
             summary = perform(stage.name, stage.task, job, block)

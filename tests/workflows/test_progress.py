@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from workflows.progress import LineReporter, QuietReporter, TerminalReporter, reporter
+from workflows.progress import LineReporter, QuietReporter, TerminalReporter, duration, reporter
 
 
 class Terminal(io.StringIO):
@@ -56,6 +56,43 @@ def test_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
         "mask: 5 of 8 blocks, 2.5 Mvoxel/s, about 12 s left",
         "mask: 8 of 8 blocks, 3.0 Mvoxel/s in 20.0 s",
     ]
+
+
+def test_what_is_left_of_the_run() -> None:
+    stream = io.StringIO()
+    with LineReporter(stream) as lines:
+        lines.stage("mask", 0, 8, 0, 8)
+        lines.stage("centres", 8, 8, 8, 8, run_left=7000.0)
+    assert "run:" not in stream.getvalue().splitlines()[0]
+    assert stream.getvalue().splitlines()[1].endswith("; run: about 1 h 57 min left")
+    shown = Terminal()
+    with TerminalReporter(Console(file=shown, width=140, force_terminal=True)) as bars:
+        bars.stage("mask", 1, 2, 1_000_000, 2_000_000, run_left=240.0)
+    assert "run 4 min" in shown.getvalue()
+
+
+def test_what_was_done_before_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10, 1000, 10))
+    monkeypatch.setattr("workflows.progress.time.monotonic", lambda: float(next(clock)))
+    stream = io.StringIO()
+    with LineReporter(stream) as lines:
+        for name, found in (("mask", 8), ("centres", 6)):
+            lines.stage(name, 0, 8, 0, 8 * 10**7)
+            lines.stage(name, 8, 8, 8 * 10**7, 8 * 10**7, found=found)
+    assert stream.getvalue().splitlines() == [
+        "mask: 0 of 8 blocks",
+        "mask: 8 of 8 blocks, finished before",
+        "centres: 0 of 8 blocks",
+        "centres: 8 of 8 blocks, 2.0 Mvoxel/s in 10.0 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5940, "99 min"), (6000, "1 h 40 min"), (200_000, "2 d 7 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_bars() -> None:
