@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cluster.local import open_cluster
+from pipeline import comparison
 from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
 from pipeline.kernels.reference import squared_local_radius
@@ -101,6 +103,27 @@ def _files(
 ) -> dict[str, bytes]:
     compared(Place(client), folder, reference, prediction, (13, 15, 17), **options)
     return result_bytes(folder) | map_bytes(folder)
+
+
+def test_topology_in_smaller_blocks_than_the_rest(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.device != "cpu":
+        pytest.skip("components are found on the CPU")
+    reference, prediction = pair()
+    found = []
+    for voxels in (comparison.TOPOLOGY_VOXELS, 1500):
+        monkeypatch.setattr(comparison, "TOPOLOGY_VOXELS", voxels)
+        folder = tmp_path / str(voxels)
+        compared(
+            place, folder, reference, prediction, reference.shape, parts=("overlap", "topology"), objects="components"
+        )  # fmt: skip
+        plan = json.loads((folder / "run" / "plan.json").read_text("utf-8"))
+        tasks = {stage["name"]: stage["tasks"] for stage in plan["stages"]}
+        found.append((tasks, result_bytes(folder)))
+    assert found[0][1] == found[1][1]
+    assert [tasks["overlap"] for tasks, _ in found] == [1, 1]
+    assert [tasks["components"] for tasks, _ in found] == [1, 32]
 
 
 def test_measures_equal_their_definitions(place: Place, tmp_path: Path) -> None:
