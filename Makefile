@@ -10,7 +10,7 @@ SHELL := /bin/bash
 
 PYTHON ?=
 ARGS ?=
-# Processes that tests run in, each a file at a time. They say nothing of speed; some hold clusters of their own.
+# Processes that run tests, each a file at a time, in the order of the files; 0 for none, as a debugger wants it.
 JOBS ?= 2
 CUDA ?= 12
 BIN := .venv/bin
@@ -26,7 +26,7 @@ demo: .venv/.run  ## measure a vascular phantom of known diameters and show wher
 	@$(BIN)/voxcaliper demo $(ARGS)
 
 test: .venv/.dev  ## run the tests
-	@$(BIN)/python -m pytest tests -m "not slow and not browser" -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest tests -m "not slow and not browser" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: .venv/.dev  ## run the tests that take long: more kills, more full disks, larger blocks
 	@$(BIN)/python -m pytest tests -m slow $(ARGS)
