@@ -169,7 +169,7 @@ class LineReporter:
             rate = done / (now - begin)
             line += f", {rate / 1e6:.1f} Mvoxel/s"
             line += f" in {now - begin:.1f} s" if ended else f", about {duration((of_voxels - voxels) / rate)} left"
-        if run_left:
+        if run_left is not None and run_left >= 1:
             line += f"; run: about {duration(run_left)} left"
         print(line, file=self._stream, flush=True)
 

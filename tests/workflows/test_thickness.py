@@ -29,7 +29,10 @@ OF_THICKNESS = {
     "lognormal_mode", "quantiles",
 }  # fmt: skip
 QUANTILES = {"0.05", "0.25", "0.5", "0.75", "0.95"}
-LINE = re.compile(r"[\w-]+: [\d,]+ of [\d,]+ blocks(, [\d.]+ Mvoxel/s( in [\d.]+ s|, about \d+ s left))?")
+LINE = re.compile(
+    r"[\w-]+: [\d,]+ of [\d,]+ blocks(, [\d.]+ Mvoxel/s( in [\d.]+ s|, about \d+ (s|min) left))?"
+    r"(; run: about \d+ (s|min) left)?"
+)
 
 
 def statistics(run: Path) -> dict[str, Any]:
