@@ -14,6 +14,7 @@ from pipeline.kernels.surface.cpu import (
     corner_codes,
     count_distances,
     count_layers,
+    mixed_corners,
     squared_depth,
     surface_voxels,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "corner_codes",
     "count_distances",
     "count_layers",
+    "mixed_corners",
     "squared_depth",
     "surface_voxels",
 ]
