@@ -395,10 +395,12 @@ def _mask_in(label: LabelSurfaces, wide: Box, side: Side) -> Mask:
     out = np.zeros(wide.shape, np.uint8)
     for block in _blocks_in(label, wide):
         box = label.blocks.box(block)
-        bits = label.ledger.read(SEEDS_STAGE, block, label.array("mask", side))
         part = _clipped(box, wide)
-        source = _shifted(part, box.start, -1).slices
-        out[_shifted(part, wide.start, -1).slices] = _unpacked(bits, box.shape[2])[source]
+        z, y, x = _shifted(part, box.start, -1).slices
+        whole_bytes = slice(x.start // 8, -(-x.stop // 8))
+        bits = label.ledger.read(SEEDS_STAGE, block, label.array("mask", side))[z, y, whole_bytes]
+        before = x.start % 8
+        out[_shifted(part, wide.start, -1).slices] = _unpacked(bits, before + x.stop - x.start)[:, :, before:]
     return out
 
 

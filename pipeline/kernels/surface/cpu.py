@@ -52,10 +52,21 @@ def corner_codes(padded: Mask, shape: tuple[int, int, int]) -> Mask:
     return out
 
 
+@kernel
 def mixed_corners(codes: Mask) -> tuple[Mask, Mask]:
-    """Where corners are mixed, and their codes."""
-    mixed = (codes != 0) & (codes != 255)
-    return mixed.view(np.uint8), codes[mixed]
+    """The corners that are elements (1, else 0), and their codes in C order."""
+    elements = np.empty(codes.shape, np.uint8)
+    flat, mixed = codes.reshape(-1), elements.reshape(-1)
+    number = 0
+    for i in range(len(flat)):
+        mixed[i] = np.uint8(flat[i] + 1) > 1  # neither 0 nor 255
+        number += mixed[i]
+    listed = np.empty(number + 1, np.uint8)  # one is written too many
+    found = 0
+    for i in range(len(flat)):  # without branches: most corners are no elements
+        listed[found] = flat[i]
+        found += mixed[i]
+    return elements, listed[:number]
 
 
 @kernel
@@ -70,6 +81,35 @@ def _slot(key: Integer, keys: Counts) -> Integer:
 
 
 @kernel
+def _count_line(
+    distances: npt.NDArray[Any],
+    elements: Mask,
+    codes: Mask,
+    unreached: int,
+    places: npt.NDArray[np.int64],
+    keys: Counts,
+    counts: Counts,
+    used: Integer,
+) -> tuple[Integer, Integer]:
+    """Count the elements of one line, with room for a new key at every voxel. Returns them, and the keys used."""
+    found = 0
+    for x in range(len(elements)):  # without branches: most voxels are no elements
+        places[found] = x
+        found += elements[x]
+    for i in range(found):
+        squared = np.int64(distances[places[i]])
+        key = (squared if squared < unreached else np.int64(UNREACHABLE)) << 8
+        if codes.size > 0:
+            key |= np.int64(codes[i])
+        at = _slot(key, keys)
+        if keys[at] < 0:
+            keys[at] = key
+            used += 1
+        counts[at] += 1
+    return found, used
+
+
+@kernel
 def count_distances(
     distances: npt.NDArray[Any], elements: Mask, codes: Mask, unreached: int
 ) -> tuple[Counts, Counts, Counts]:
@@ -80,39 +120,31 @@ def count_distances(
     distances, codes and elements, int64.
     """
     size_z, size_y, size_x = distances.shape
-    table_keys = np.full(1024, -1, np.int64)
-    table_counts = np.zeros(1024, np.int64)
-    used = 0
-    number = 0
+    slots = 1024
+    while slots < 2 * size_x:
+        slots *= 2
+    keys = np.full(slots, -1, np.int64)
+    counts = np.zeros(slots, np.int64)
     places = np.empty(size_x, np.int64)
+    used: Integer = 0
+    number: Integer = 0
     for z in range(size_z):
         for y in range(size_y):
-            found = 0
-            for x in range(size_x):  # without branches: most voxels are no elements
-                places[found] = x
-                found += elements[z, y, x]
-            for i in range(found):
-                squared = np.int64(distances[z, y, places[i]])
-                key = (squared if squared < unreached else np.int64(UNREACHABLE)) << 8
-                if codes.size > 0:
-                    key |= np.int64(codes[number])
-                number += 1
-                at = _slot(key, table_keys)
-                if table_keys[at] < 0:
-                    table_keys[at] = key
-                    used += 1
-                table_counts[at] += 1
-                if 2 * used > len(table_keys):
-                    bigger_keys = np.full(2 * len(table_keys), -1, np.int64)
-                    bigger_counts = np.zeros(2 * len(table_keys), np.int64)
-                    for old in range(len(table_keys)):
-                        if table_keys[old] >= 0:
-                            at = _slot(table_keys[old], bigger_keys)
-                            bigger_keys[at] = table_keys[old]
-                            bigger_counts[at] = table_counts[old]
-                    table_keys, table_counts = bigger_keys, bigger_counts
-    filled = np.flatnonzero(table_keys >= 0)
-    return table_keys[filled] >> 8, table_keys[filled] & 255, table_counts[filled]
+            if 2 * (used + size_x) > len(keys):
+                old_keys, old_counts = keys, counts
+                keys = np.full(2 * len(old_keys), -1, np.int64)
+                counts = np.zeros(2 * len(old_keys), np.int64)
+                for old in range(len(old_keys)):
+                    if old_keys[old] >= 0:
+                        at = _slot(old_keys[old], keys)
+                        keys[at] = old_keys[old]
+                        counts[at] = old_counts[old]
+            found, used = _count_line(
+                distances[z, y], elements[z, y], codes[number:], unreached, places, keys, counts, used
+            )
+            number += found
+    filled = np.flatnonzero(keys >= 0)
+    return keys[filled] >> 8, keys[filled] & 255, counts[filled]
 
 
 @kernel
