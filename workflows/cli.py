@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cluster.local import default_workers, open_cluster
 from pipeline.errors import InputError, VoxcaliperError
 from pipeline.geometry import VoxelSize
 from workflows import comparison_commands
@@ -24,20 +24,22 @@ from workflows.options import (
     LevelOption,
     MapOption,
     MaskArgument,
+    ProfileOption,
     QuietOption,
     RegionsOption,
     RunOption,
     SchedulerOption,
     ThresholdOption,
+    UnencryptedOption,
     VoxelSizeOption,
     WorkersOption,
     block_shape_of,
     border_of,
     device_of,
-    introduce,
+    offer_of,
+    profile_of,
     say,
     threshold_of,
-    told,
     voxel_size_of,
 )
 from workflows.progress import reporter
@@ -77,35 +79,41 @@ def thickness(
     mask: MaskArgument, run: RunOption, level: LevelOption = 0, label: LabelOption = None,
     threshold: ThresholdOption = None, voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown",
     regions: RegionsOption = None, map_kind: MapOption = "thickness", block_shape: BlockOption = None,
-    workers: WorkersOption = None, scheduler: SchedulerOption = None, device: DeviceOption = "auto",
+    workers: WorkersOption = None, scheduler: SchedulerOption = None, profile: ProfileOption = None,
+    unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
     keep_scratch: KeepOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Measure the exact local thickness of a mask.
 
     Leaves a map, statistics, a histogram and a report in the run folder.
     """
-    from workflows.run_thickness import execute, start
+    from workflows.on_workers import carry_out
+    from workflows.run_thickness import execute, reopen, start
 
     config = _config(
         mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, device,
         keep_scratch=keep_scratch,
     )  # fmt: skip
-    if scheduler is None:
-        start_early = start(config, run, default_workers(workers, config.device))
-    with open_cluster(scheduler=scheduler, workers=workers, device=config.device) as (client, offer):
-        introduce(client, offer, quiet=quiet)
-        folder, job = start_early if scheduler is None else start(config, run, offer)
-        with folder.locked(), reporter(quiet=quiet) as progress:
-            statistics = execute(client, offer, folder, job, report=told(progress), say=say)
-    _print_results(folder.path, statistics)
+    statistics = carry_out(
+        profile_of(profile, workers, scheduler, unencrypted=unencrypted),
+        run=run,
+        device=config.device,
+        begin=partial(start, config, run),
+        again=reopen,
+        execute=partial(execute, say=say),
+        quiet=quiet,
+    )
+    _print_results(run.absolute(), statistics)
 
 
 @app.command()
 def resume(
     run: Annotated[Path, typer.Argument(help="Folder of a run that was stopped.")], workers: WorkersOption = None,
-    scheduler: SchedulerOption = None, quiet: QuietOption = False,
+    scheduler: SchedulerOption = None, profile: ProfileOption = None,
+    unencrypted: UnencryptedOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Go on with a run that was stopped: finished blocks are kept."""
+    from workflows.on_workers import carry_out
     from workflows.run_folder import open_run_folder, tidy
     from workflows.run_thickness import execute, reopen
 
@@ -114,15 +122,19 @@ def resume(
         tidy(folder)
         say(f"{run} is complete already; its report is {folder.report}")
         return
-    device = folder.common.device
-    with folder.locked(), open_cluster(scheduler=scheduler, workers=workers, device=device) as (client, offer):
-        introduce(client, offer, quiet=quiet)
-        if folder.workflow != "thickness":
-            comparison_commands.go_on(client, offer, folder, quiet=quiet)
-            return
-        job = reopen(folder, offer)
-        with reporter(quiet=quiet) as progress:
-            statistics = execute(client, offer, folder, job, report=told(progress), say=say)
+    workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
+    if folder.workflow != "thickness":
+        comparison_commands.go_on(workers_of, folder, quiet=quiet)
+        return
+    statistics = carry_out(
+        workers_of,
+        run=folder.path,
+        device=folder.common.device,
+        begin=lambda offer: (folder, reopen(folder, offer)),
+        again=reopen,
+        execute=partial(execute, say=say),
+        quiet=quiet,
+    )
     _print_results(folder.path, statistics)
 
 
@@ -140,7 +152,8 @@ def plan_thickness(
     mask: MaskArgument, level: LevelOption = 0, label: LabelOption = None, threshold: ThresholdOption = None,
     voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown", regions: RegionsOption = None,
     map_kind: MapOption = "thickness", block_shape: BlockOption = None, workers: WorkersOption = None,
-    scheduler: SchedulerOption = None, device: DeviceOption = "auto",
+    scheduler: SchedulerOption = None, profile: ProfileOption = None,
+    unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
 ) -> None:  # fmt: skip
     """Blocks, stages, bytes and memory of a thickness run; nothing is measured."""
     from workflows.plan_thickness import check_memory, choose_blocks, describe_plan, make_plan, open_job
@@ -149,11 +162,7 @@ def plan_thickness(
         mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, device,
         keep_scratch=False,
     )  # fmt: skip
-    if scheduler is None:
-        offer = default_workers(workers, config.device)
-    else:
-        with open_cluster(scheduler=scheduler, workers=None, device=config.device) as (_, running):
-            offer = running
+    offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     nowhere = Path("run").absolute()
     job = open_job(config, nowhere, device=offer.device)
     if config.block_shape is None:
