@@ -32,6 +32,13 @@ MEMORY_SHARE = 0.85
 CARD_THREADS = (4, 16)
 """Fewest and most threads of a worker with a card; between them, its share of the cores."""
 DASHBOARD_PORT = 8787
+MEMORY_SETTINGS = {
+    # The planner has the memory summed up; spilling or pausing would only hide a wrong sum.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.98,
+}
 
 
 @dataclass(frozen=True)

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
-import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import dask
 from distributed import Client
 
 from cluster.cards import Card
-from cluster.local import DeviceChoice, Workers, dashboard_address, default_workers, interrupts_held, local_workers
+from cluster.local import (
+    MEMORY_SETTINGS,
+    DeviceChoice,
+    Workers,
+    default_workers,
+    local_workers,
+)
 from cluster.profile import LocalProfile, Profile, SchedulerProfile, SlurmProfile, with_more_memory
 from cluster.running import CONNECT_SECONDS, cards_of, running_workers
-from cluster.security import address_of, temporary_credentials
-from cluster.slurm import MEMORY_SETTINGS, SlurmJobs, cancel_jobs, name_of
-from cluster.steps import SlurmStep, check_allocation
-from cluster.watch import Watch, quote
-from pipeline.errors import InputError, LostWorkersError, RunError, StorageError
+from pipeline.errors import InputError
 
 FAILURES, PREEMPTIBLE_FAILURES = 10, 100
 """So many workers may die under a block before it is given up; Dask's three are few where jobs are taken away."""
-POLL_SECONDS = 0.1
-CLOSE_SECONDS = 60
 
 
 def foretold(profile: Profile, device: DeviceChoice) -> Workers | None:
@@ -82,69 +77,10 @@ def open_cluster(
             with local_workers(offer) as client:
                 yield client, replace(offer, cards=cards_of(client, "gpu")[0]) if offer.cards else offer
             return
-        with _slurm_workers(profile, folder or Path.cwd(), say) as client:
+        from cluster.jobs import slurm_workers  # dask-jobqueue takes a while, and only these need it
+
+        with slurm_workers(profile, folder or Path.cwd(), say) as client:
             if offer.cards:
                 found, _ = cards_of(client, "gpu")
                 offer = replace(offer, cards=(min(found, key=lambda card: card.free_bytes),) * offer.count)
             yield client, offer
-
-
-@contextlib.contextmanager
-def _slurm_workers(profile: SlurmProfile, folder: Path, say: Callable[[str], None]) -> Iterator[Client]:
-    """A client of jobs of SLURM, as soon as one worker is there. No job is left when the context ends."""
-    folder = folder.absolute()
-    name = name_of(folder)
-    logs = (profile.shared_folder / name if profile.shared_folder else folder) / "jobs"
-    steps = profile.workers_as == "steps"
-    if steps:
-        check_allocation()
-    with temporary_credentials(logs) as security, contextlib.ExitStack() as stack:
-        cancel_jobs(name)  # of a driver that was killed
-        host = address_of(profile.interface)
-        with interrupts_held():
-            kind: Any = SlurmStep if steps else SlurmJobs
-            try:
-                cluster = kind(profile, security, name=name, logs=logs, host=host, dashboard=dashboard_address())
-            except OSError as error:
-                raise StorageError(f"The jobs of workers cannot be prepared in {logs}: {error}.") from error
-            watch = Watch(cluster, 1 if steps else profile.jobs, say)
-        stack.callback(_close, cluster, watch, name)
-        cluster.sync(watch.start)
-        client = stack.enter_context(Client(cluster))
-        link = urlsplit(client.dashboard_link)
-        say(f"jobs      {name} in squeue, logs in {logs}")
-        if link.port:
-            say(f"watch it  ssh -N -L {link.port}:127.0.0.1:{link.port} {getpass.getuser()}@{socket.gethostname()}")
-        try:
-            _wait_for_a_worker(cluster, watch)
-            yield client
-        except LostWorkersError as error:
-            raise LostWorkersError(f"{error}{_last_words(watch, logs, name)}") from error
-        except RunError as error:
-            if watch.verdict and str(error) != watch.verdict:
-                raise RunError(watch.verdict) from error
-            raise
-
-
-def _wait_for_a_worker(cluster: Any, watch: Watch) -> None:
-    while not cluster.scheduler.workers:
-        if watch.verdict:
-            raise RunError(watch.verdict)
-        time.sleep(POLL_SECONDS)
-
-
-def _last_words(watch: Watch, logs: Path, name: str) -> str:
-    """What the jobs said last, as the end of an error."""
-    if watch.lost:
-        return f" Lost last: {watch.lost[-1]}."
-    newest = sorted(logs.glob(f"{name}-*.log"), key=lambda path: path.stat().st_mtime)
-    return f" The log {newest[-1]} says “{quote(newest[-1])}”." if newest else ""
-
-
-def _close(cluster: Any, watch: Watch, name: str) -> None:
-    """End the jobs, all with one command, then the scheduler. Ctrl-C waits until that is done."""
-    with interrupts_held():
-        cluster.sync(watch.stop)
-        cancel_jobs(name)
-        cluster.sync(watch.forget)
-        cluster.close(timeout=CLOSE_SECONDS)

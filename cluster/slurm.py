@@ -10,6 +10,7 @@ import getpass
 import hashlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,12 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dask_jobqueue.slurm import SLURMCluster, SLURMJob
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 
+from cluster.local import MEMORY_SETTINGS
 from cluster.profile import SlurmProfile
+
+# Importing dask-jobqueue takes Ctrl-C for itself, to end a process without a word (its runner.py).
+_ON_INTERRUPT = signal.getsignal(signal.SIGINT)
+from dask_jobqueue.slurm import SLURMCluster, SLURMJob  # noqa: E402
+
+signal.signal(signal.SIGINT, _ON_INTERRUPT)
 
 DEATH_SECONDS = 120
 """A worker that cannot reach its scheduler for so long ends, and its job with it."""
@@ -34,13 +41,6 @@ ENDED = frozenset({
     "TIMEOUT", "REFUSED", "GONE",
 })  # fmt: skip
 """What SLURM calls the ends of a job; REFUSED and GONE are ours: not taken by sbatch, and no longer shown."""
-MEMORY_SETTINGS = {
-    # The planner has the memory summed up; spilling or pausing would only hide a wrong sum.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.98,
-}
 
 
 @dataclass(frozen=True)

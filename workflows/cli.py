@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -271,6 +272,7 @@ def voxcaliper(
 
 def main() -> None:
     """Run the command line. Exit code 0 only when everything asked for is on disk; 1 with one sentence otherwise."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends a batch job is to end in order, too
     try:
         app()
     except VoxcaliperError as error:
