@@ -289,3 +289,7 @@ def main() -> None:
         if end.code == INTERRUPTED:
             print("voxcaliper: interrupted; go on with `voxcaliper resume` on the run folder.", file=sys.stderr)
         raise
+
+
+if __name__ == "__main__":
+    main()

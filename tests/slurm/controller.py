@@ -114,9 +114,10 @@ class Slurm:
         for node in NODES:
             self.command("scontrol", "update", f"nodename={node}", "state=resume", check=False)
         self.wait_until(lambda: not self.jobs(), "an empty queue")
-        self.wait_until(lambda: self._idle() == len(NODES), "idle nodes")
+        self.wait_until(lambda: self.idle_nodes() == len(NODES), "idle nodes")
 
-    def _idle(self) -> int:
+    def idle_nodes(self) -> int:
+        """How many nodes wait for work."""
         listing = self.command("sinfo", "--noheader", "-N", "--partition=work", "--format=%T")
         return listing.split().count("idle")
 
@@ -155,7 +156,7 @@ def started(folder: Path) -> Iterator[Slurm]:
         for program in (["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in NODES)):
             with (folder / f"{program[0]}-{program[-1]}.out").open("wb") as log:
                 daemons.append(subprocess.Popen(program, env=environment, stdout=log, stderr=log, cwd=folder))
-        slurm.wait_until(lambda: slurm._idle() == len(NODES), "idle nodes")
+        slurm.wait_until(lambda: slurm.idle_nodes() == len(NODES), "idle nodes")
         yield slurm
     finally:
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
