@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -31,10 +32,12 @@ def jobs_folder(profile: SlurmProfile, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def slurm_workers(profile: SlurmProfile, folder: Path, say: Callable[[str], None]) -> Iterator[Client]:
+def slurm_workers(
+    profile: SlurmProfile, folder: Path, say: Callable[[str], None], patience_seconds: float | None = None
+) -> Iterator[Client]:  # fmt: skip
     """A client of the jobs of a profile, as soon as one worker is there. No job is left when the context ends.
 
-    folder : of the run. say : told what a person should know meanwhile.
+    folder : of the run. say : told what a person should know meanwhile. patience_seconds : how long jobs may wait.
     Raises RunError where no worker comes, or none is left, with the reason.
     """
     folder = folder.absolute()
@@ -61,7 +64,7 @@ def slurm_workers(profile: SlurmProfile, folder: Path, say: Callable[[str], None
         say(f"jobs      {name} in squeue, logs in {logs}")
         say(f"watch     ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{socket.gethostname()}")
         try:
-            _wait_for_a_worker(cluster, watch)
+            _wait_for_a_worker(cluster, watch, patience_seconds)
             yield client
         except LostWorkersError as error:
             raise LostWorkersError(f"{error}{_last_words(watch, logs, name)}") from error
@@ -71,10 +74,13 @@ def slurm_workers(profile: SlurmProfile, folder: Path, say: Callable[[str], None
             raise
 
 
-def _wait_for_a_worker(cluster: Any, watch: Watch) -> None:
+def _wait_for_a_worker(cluster: Any, watch: Watch, patience_seconds: float | None) -> None:
+    limit = time.monotonic() + (math.inf if patience_seconds is None else patience_seconds)
     while not cluster.scheduler.workers:
         if watch.verdict:
             raise RunError(watch.verdict)
+        if time.monotonic() > limit:
+            raise RunError(f"No worker reported within {patience_seconds:.0f} s: {watch.waiting_for}.")
         time.sleep(POLL_SECONDS)
 
 
@@ -82,7 +88,7 @@ def _last_words(watch: Watch, logs: Path, name: str) -> str:
     """What the jobs said last, as the end of an error."""
     if watch.lost:
         return f" Lost last: {watch.lost[-1]}."
-    newest = sorted(logs.glob(f"{name}-*.log"), key=lambda path: path.stat().st_mtime)
+    newest = sorted(logs.glob(f"{name}-[0-9]*.log"), key=lambda path: path.stat().st_mtime)
     return f" The log {newest[-1]} says “{quote(newest[-1])}”." if newest else ""
 
 

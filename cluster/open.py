@@ -49,13 +49,13 @@ def foretold(profile: Profile, device: DeviceChoice) -> Workers | None:
 @contextlib.contextmanager
 def open_cluster(
     profile: Profile, *, device: DeviceChoice = "cpu", folder: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None, patience_seconds: float | None = None,
 ) -> Iterator[tuple[Client, Workers]]:  # fmt: skip
     """A client of the workers of a profile, and what they offer. Workers that were started end with the context.
 
     device : "gpu" asks for a card in every worker, "auto" takes cards where every worker has one.
     folder : of the run; jobs of SLURM leave their logs in its `jobs`, and their names in the queue are made of it.
-    say : told what a person should know meanwhile.
+    say : told what a person should know meanwhile. patience_seconds : how long jobs may wait, None for ever.
     Raises RunError where no worker comes, with the reason; InputError where cards are missing.
     """
     preemptible = isinstance(profile, SlurmProfile) and profile.preemptible
@@ -79,7 +79,7 @@ def open_cluster(
             return
         from cluster.jobs import slurm_workers  # dask-jobqueue takes a while, and only these need it
 
-        with slurm_workers(profile, folder or Path.cwd(), say) as client:
+        with slurm_workers(profile, folder or Path.cwd(), say, patience_seconds) as client:
             if offer.cards:
                 found, _ = cards_of(client, "gpu")
                 offer = replace(offer, cards=(min(found, key=lambda card: card.free_bytes),) * offer.count)

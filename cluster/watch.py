@@ -35,6 +35,26 @@ TELLING = re.compile(
     r"|refused|unable|out of memory|cancelled",
     re.IGNORECASE,
 )
+REASONS = {
+    "Priority": "others are before them",
+    "Resources": "the nodes are busy",
+    "PartitionTimeLimit": "walltime is more than the partition allows",
+    "PartitionNodeLimit": "jobs ask for more than the partition allows",
+    "PartitionDown": "the partition is closed",
+    "PartitionInactive": "the partition is closed",
+    "ReqNodeNotAvail": "the nodes that fit are down or reserved",
+    "BadConstraints": "no node has what directives ask for",
+    "QOS": "a limit of your quality of service is reached",
+    "Assoc": "a limit of your account is reached",
+    "InvalidAccount": "the account may not run here",
+    "InvalidQOS": "the quality of service may not be used here",
+    "JobHeld": "they are held; scontrol release lets them go",
+    "JobArrayTaskLimit": "too many jobs of an array run",
+    "Licenses": "a licence that they ask for is taken",
+    "BeginTime": "they are to begin later",
+    "Nodes required for job are DOWN": "the nodes that fit are down or reserved",
+}
+"""SLURM's words for why a job waits, by their beginning, and ours."""
 HARMLESS = re.compile(r"^Traceback| - INFO - |^\s*$")
 
 
@@ -43,6 +63,7 @@ class Watch:
 
     wanted : how many jobs there shall be. say : told what a person should know.
     verdict : why it gave up, "" while it goes on. lost : what became of the last jobs that were lost.
+    waiting_for : what the jobs do while no worker is there.
     """
 
     def __init__(self, cluster: Any, wanted: int, say: Callable[[str], None]) -> None:
@@ -51,6 +72,7 @@ class Watch:
         self.say = say
         self.verdict = ""
         self.lost: deque[str] = deque(maxlen=3)
+        self.waiting_for = "SLURM has not answered yet"
         self._reported: set[str] = set()
         self._rounds = 0
         self._failure = ""
@@ -103,9 +125,11 @@ class Watch:
                 next_look = now + interval
                 if alive:
                     said = now
-                elif queue is not None and now - said >= WAITING_SECONDS:
-                    said = now
-                    self.say(self._waiting(queue))
+                elif queue is not None:
+                    self.waiting_for = self._waiting(queue) or self.waiting_for
+                    if now - said >= WAITING_SECONDS:
+                        said = now
+                        self.say(f"no worker yet: {self.waiting_for}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), TICK_SECONDS)
 
@@ -164,13 +188,21 @@ class Watch:
         )
 
     def _waiting(self, queue: Mapping[str, State]) -> str:
+        """What the jobs do that have no worker yet, as a person says it."""
         states = Counter(
-            state.state.lower() + (f", {state.reason}" if state.state == "PENDING" else "")
-            for job in self.cluster.workers.values()
-            if not (state := job.state(queue)).has_ended
+            in_words(state) for job in self.cluster.workers.values() if not (state := job.state(queue)).has_ended
         )
-        found = "; ".join(f"{count} jobs {state}" for state, count in states.items()) or "no job in the queue"
-        return f"waiting for workers: {found}"
+        return "; ".join(f"{count} {'job is' if count == 1 else 'jobs are'} {text}" for text, count in states.items())
+
+
+def in_words(state: State) -> str:
+    """A state of a job that has not ended."""
+    text = state.state.lower()
+    if state.state == "RUNNING":
+        return "running, and no worker has reported yet"
+    reason = state.reason.strip("()")
+    words = next((words for code, words in REASONS.items() if reason.startswith(code)), None)
+    return f"{text}: {words} ({reason})" if words else f"{text} ({reason})"
 
 
 def told(job_id: str | None, state: State, log: Path) -> str:

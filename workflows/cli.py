@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.profile import Profile
 from pipeline.errors import InputError, VoxcaliperError
 from pipeline.geometry import VoxelSize
-from workflows import comparison_commands
+from workflows import cluster_commands, comparison_commands
 from workflows.config import ThicknessConfig
 from workflows.options import (
     BlockOption,
@@ -44,6 +45,7 @@ from workflows.options import (
     voxel_size_of,
 )
 from workflows.progress import reporter
+from workflows.run_folder import RunFolder
 
 app = typer.Typer(
 no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -112,11 +114,12 @@ def resume(
     run: Annotated[Path, typer.Argument(help="Folder of a run that was stopped.")], workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None,
     unencrypted: UnencryptedOption = False, quiet: QuietOption = False,
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="For batch jobs: shortly before the walltime, stop and be requeued.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Go on with a run that was stopped: finished blocks are kept."""
-    from workflows.on_workers import carry_out
     from workflows.run_folder import open_run_folder, tidy
-    from workflows.run_thickness import execute, reopen
 
     folder = open_run_folder(run)
     if folder.is_complete:
@@ -124,6 +127,18 @@ def resume(
         say(f"{run} is complete already; its report is {folder.report}")
         return
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
+    if requeue:
+        cluster_commands.heed_walltime()
+    try:
+        _go_on(workers_of, folder, quiet=quiet)
+    except cluster_commands.WalltimeNearError:
+        cluster_commands.requeue_this_job()
+
+
+def _go_on(workers_of: Profile, folder: RunFolder, *, quiet: bool) -> None:
+    from workflows.on_workers import carry_out
+    from workflows.run_thickness import execute, reopen
+
     if folder.workflow != "thickness":
         comparison_commands.go_on(workers_of, folder, quiet=quiet)
         return
@@ -143,6 +158,8 @@ app.command()(comparison_commands.compare)
 app.command()(comparison_commands.statistics)
 app.command()(comparison_commands.detect)
 app.command()(comparison_commands.score_detections)
+app.command()(cluster_commands.submit)
+app.add_typer(cluster_commands.cluster_app, name="cluster")
 
 plan_app = typer.Typer(help="Show what a run would do, and refuse what does not fit.", no_args_is_help=True)
 app.add_typer(plan_app, name="plan")

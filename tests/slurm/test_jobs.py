@@ -40,13 +40,13 @@ def take_a_node_down(slurm: Slurm, name: str) -> None:
     slurm.command("scontrol", "update", f"nodename={slurm.jobs(name)[0].nodes}", "state=down", "reason=test")
 
 
-def kill_a_worker(slurm: Slurm, name: str) -> None:
+def kill_a_worker(_slurm: Slurm, name: str) -> None:
     nanny = worker_processes(name)[0]
     worker = next(child for child in nanny.children() if "spawn_main" in " ".join(child.cmdline()))
     worker.kill()
 
 
-def kill_a_job(slurm: Slurm, name: str) -> None:
+def kill_a_job(_slurm: Slurm, name: str) -> None:
     worker_processes(name)[0].kill()
 
 
@@ -110,17 +110,16 @@ def test_an_interrupted_driver_leaves_no_job(
     assert all_gone([process for process in family if psutil.pid_exists(process.pid)])
 
 
-@pytest.mark.parametrize("wanted", ["more than a minute of work"])
 def test_a_walltime_of_one_minute(
-    slurm: Slurm, mask: Path, profile: Profile, undisturbed: dict[str, bytes], tmp_path: Path, wanted: str,
+    slurm: Slurm, mask: Path, profile: Profile, undisturbed: dict[str, bytes], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setenv("DAWDLE_SECONDS", "1.2")  # 135 tasks on two workers
-    with begin(tmp_path, mask, profile.write(walltime="00:01:00")) as command:
+    monkeypatch.setenv("DAWDLE_SECONDS", "0.45")  # of 135 tasks on one worker
+    with begin(tmp_path, mask, profile.write(walltime="00:01:00", jobs=1)) as command:
         done = command.finished()
         assert done.code == 0, done
     assert results(tmp_path / "run") == undisturbed
-    assert repeated(tmp_path) == 0, "workers leave before their walltime, with their block done"
     states = [job.state for job in slurm.jobs(jobs_name(tmp_path), states="all")]
-    assert states.count("COMPLETED") >= 2, states
+    assert "COMPLETED" in states, "a worker left before its walltime"
     assert "TIMEOUT" not in states
+    assert repeated(tmp_path) <= states.count("COMPLETED"), "no more than the block that each was at"
