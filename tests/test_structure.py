@@ -22,6 +22,7 @@ TOP_FOLDERS = {*PACKAGES, "tests", "benchmarks", ".ci"}
 DOORS = {
     "dask": ("pipeline.engine", "cluster"),
     "dask.array": ("pipeline.volume.views",),
+    "dask_jobqueue": ("cluster.slurm",),
     "distributed": ("pipeline.engine", "cluster"),
     "zarr": ("pipeline.volume",),
     "ome_zarr_models": ("pipeline.volume",),
@@ -177,4 +178,4 @@ def test_every_dependency_is_pinned() -> None:
 def test_ci_runs_the_checks_of_a_developer() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text("utf-8").splitlines()[-1] == "make lint test"
+    assert script.read_text("utf-8").splitlines()[-1] == "make lint test test-slurm"

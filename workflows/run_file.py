@@ -54,7 +54,10 @@ def read_run_file(path: Path) -> tuple[ThicknessConfig | ComparisonConfig, Path]
             content[key] = absolute_location(str(folder / Path(content[key]).expanduser()))
     for key, read in (("voxel_size_um", voxel_size_of), ("block_shape", block_shape_of)):
         if key in content:
-            content[key] = read(_as_typed(content[key]))
+            try:
+                content[key] = read(_as_typed(content[key]))
+            except InputError as error:
+                raise InputError(f"The run file {path} cannot be used: {key}: {error}") from error
     if workflow == "statistics":
         content = {**STATISTICS, **content}
     if workflow == "compare" and isinstance(content.get("parts"), list):

@@ -15,8 +15,8 @@ import psutil
 from cluster.slurm import name_of
 from tests.workflows.runs import Running, receipts, running
 
-BLOCK = 24
-BLOCKS = 27
+BLOCK = 32
+BLOCKS = 8
 PLAIN = {
     "kind": "slurm",
     "jobs": 2,
@@ -61,7 +61,7 @@ def jobs_name(tmp_path: Path) -> str:
     return name_of(tmp_path / "run")
 
 
-def well_into(tmp_path: Path, stage: str, count: int = 6) -> Callable[[], bool]:
+def well_into(tmp_path: Path, stage: str, count: int = 3) -> Callable[[], bool]:
     """Whether so many blocks of a stage are done."""
     return lambda: len(receipts(tmp_path / "run", stage)) >= count
 

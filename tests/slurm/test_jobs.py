@@ -26,7 +26,7 @@ def test_workers_are_jobs(
         done = command.finished()
         assert (done.code, done.err) == (0, ""), done
     assert results(tmp_path / "run") == undisturbed
-    assert not slurm.jobs()
+    slurm.wait_until(lambda: not slurm.jobs(), "an empty queue")
     assert all_gone(workers)
     assert repeated(tmp_path) == 0
     assert {path.suffix for path in (tmp_path / "run" / "jobs").iterdir()} == {".log"}, "credentials are gone"
@@ -87,10 +87,10 @@ def test_a_killed_driver(
     with go_on(tmp_path, profile.write()) as command:
         done = command.finished()
         assert (done.code, done.err) == (0, ""), done
-    assert len(finished) >= 6
+    assert len(finished) >= 3
     assert results(tmp_path / "run") == undisturbed
     assert repeated(tmp_path) <= 20
-    assert not slurm.jobs(), "the jobs that waited for the dead driver are gone, too"
+    slurm.wait_until(lambda: not slurm.jobs(), "the end also of the jobs that waited for the dead driver")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -106,7 +106,7 @@ def test_an_interrupted_driver_leaves_no_job(
         os.killpg(command.process.pid, number)
         done = command.finished()
         assert "interrupted; go on with `voxcaliper resume`" in done.failure()
-    assert not slurm.jobs()
+    slurm.wait_until(lambda: not slurm.jobs(), "an empty queue")
     assert all_gone([process for process in family if psutil.pid_exists(process.pid)])
 
 
@@ -114,7 +114,7 @@ def test_a_walltime_of_one_minute(
     slurm: Slurm, mask: Path, profile: Profile, undisturbed: dict[str, bytes], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setenv("DAWDLE_SECONDS", "0.45")  # of 135 tasks on one worker
+    monkeypatch.setenv("DAWDLE_SECONDS", "1.6")  # each of 40 tasks, on one worker
     with begin(tmp_path, mask, profile.write(walltime="00:01:00", jobs=1)) as command:
         done = command.finished()
         assert done.code == 0, done
