@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-gpu test-browser lint bench bench-gpu lock clean
+.PHONY: help demo test test-slow test-slurm test-gpu test-browser lint bench bench-gpu lock clean
 
 PYTHON ?=
 ARGS ?=
@@ -26,10 +26,20 @@ demo: .venv/.run  ## measure a vascular phantom of known diameters and show wher
 	@$(BIN)/voxcaliper demo $(ARGS)
 
 test: .venv/.dev  ## run the tests
-	@$(BIN)/python -m pytest tests -m "not slow and not browser" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest tests -m "not slow and not browser and not slurm" -n $(JOBS) --dist loadfile \
+	    --no-loadscope-reorder $(ARGS)
 
 test-slow: .venv/.dev  ## run the tests that take long: more kills, more full disks, larger blocks
 	@$(BIN)/python -m pytest tests -m slow $(ARGS)
+
+# Debian's slurm-wlm runs several nodes on one machine. Elsewhere, and without root, the tests say why they are skipped.
+test-slurm: .venv/.dev  ## run the tests on a real SLURM of three virtual nodes on this machine
+	@if ! command -v slurmctld >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing slurm-wlm ..."; \
+	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
+	        slurm-wlm >/dev/null; } || echo "slurm-wlm could not be installed" >&2; \
+	fi
+	@PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest tests/slurm -m slurm $(ARGS)
 
 test-gpu: .venv/.gpu  ## run the tests that need an NVIDIA GPU (CUDA=13 for a driver of CUDA 13)
 	@nvidia-smi --list-gpus

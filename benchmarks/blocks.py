@@ -11,7 +11,8 @@ from benchmarks.results import Answer, Table
 from benchmarks.timing import bench
 from benchmarks.volumes import Size, noise, store
 from benchmarks.whole_run import SIGMA, WORKERS, run_once, warm_up
-from cluster.local import open_cluster
+from cluster.open import open_cluster
+from cluster.profile import LocalProfile
 from workflows.config import ThicknessConfig
 
 CUTS = (8, 4, 2, 1)
@@ -29,7 +30,7 @@ def answer(size: Size) -> Answer:
         folder = Path(name)
         stored = store(mask, folder, "noise")
         del mask
-        with open_cluster(scheduler=None, workers=WORKERS) as (client, workers):
+        with open_cluster(LocalProfile(workers=WORKERS)) as (client, workers):
             warm_up(client, workers, folder)
             for cuts in CUTS:
                 side = size.run_side // cuts

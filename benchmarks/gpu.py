@@ -22,7 +22,8 @@ from benchmarks import whole_volume
 from benchmarks.results import Answer, Goal, Table
 from benchmarks.volumes import SEED, Mask, Size, ball, noise, store
 from benchmarks.whole_run import KINDS, run_once
-from cluster.local import open_cluster
+from cluster.open import open_cluster
+from cluster.profile import LocalProfile
 from pipeline.job import MapKind
 from pipeline.kernels import cuda
 from workflows.config import ThicknessConfig
@@ -337,7 +338,7 @@ def end_to_end(base: Mask, side: int) -> tuple[Table, Table]:
     with tempfile.TemporaryDirectory() as folder:
         stored = store(enlarged(base, side), Path(folder), "noise")
         tiny = store(base[:64, :64, :64].copy(), Path(folder), "tiny")
-        with open_cluster(scheduler=None, workers=None, device="gpu") as (client, workers):
+        with open_cluster(LocalProfile(), device="gpu") as (client, workers):
             run_once(client, workers, ThicknessConfig(mask=str(tiny), device="gpu"), Path(folder) / "tiny-run")
             for what in MAPS:
                 config = ThicknessConfig(mask=str(stored), map=what, device="gpu")

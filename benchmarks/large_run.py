@@ -14,7 +14,8 @@ from benchmarks.memory import resident
 from benchmarks.results import Answer, Goal, Table
 from benchmarks.volumes import Size, spline_noise, store_blockwise
 from benchmarks.whole_run import WORKERS, Run, run_once, stage_table, times, warm_up
-from cluster.local import open_cluster
+from cluster.open import open_cluster
+from cluster.profile import LocalProfile
 from pipeline.memory import WORKER_BYTES
 from workflows.config import ThicknessConfig
 
@@ -77,7 +78,7 @@ def measured(size: Size) -> LargeRun:
         folder, begin = Path(name), time.perf_counter()
         stored = store_blockwise(partial(spline_noise, size.large_side, SPACING), size.large_side, folder, "noise")
         made_s = time.perf_counter() - begin
-        with open_cluster(scheduler=None, workers=WORKERS) as (client, workers):
+        with open_cluster(LocalProfile(workers=WORKERS)) as (client, workers):
             warm_up(client, workers, folder)
             before = _sum_moved(client)
             run = run_once(client, workers, ThicknessConfig(mask=str(stored)), folder / "run")

@@ -12,7 +12,9 @@ from distributed import Client
 
 from benchmarks.results import Answer, Goal, Table
 from benchmarks.volumes import Mask, Size, ball, noise, store
-from cluster.local import Workers, open_cluster
+from cluster.local import Workers
+from cluster.open import open_cluster
+from cluster.profile import LocalProfile
 from pipeline.engine import perform
 from pipeline.job import ThicknessJob
 from pipeline.memory import FIXED_BYTES, task_bytes
@@ -76,7 +78,7 @@ def answer(size: Size) -> Answer:
         "ball": partial(ball, size.run_side),
     }
     with tempfile.TemporaryDirectory() as folder:
-        with open_cluster(scheduler=None, workers=2) as (client, workers):
+        with open_cluster(LocalProfile(workers=2)) as (client, workers):
             rehearsal = finished_job(client, workers, Path(folder, "tiny"), noise(24, 2), 16)
             jobs = {
                 name: finished_job(client, workers, Path(folder, name), make(), side) for name, make in volumes.items()

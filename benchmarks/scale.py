@@ -17,7 +17,8 @@ from benchmarks.memory import resident
 from benchmarks.results import Answer, Goal, Table
 from benchmarks.volumes import Size, noise, store
 from benchmarks.whole_run import SIGMA, WORKERS, Run, run_once, warm_up
-from cluster.local import open_cluster
+from cluster.open import open_cluster
+from cluster.profile import LocalProfile
 from pipeline.engine import Outcome, Progress, Stage, Stopwatch, run_stage
 from pipeline.geometry import BlockGrid, Index
 from pipeline.ledger import Ledger
@@ -98,7 +99,7 @@ def measured(size: Size) -> Measured:
         side = -(-size.run_side // CUTS)
         config = ThicknessConfig(mask=str(stored), block_shape=(side, side, side))
         runs = {}
-        with open_cluster(scheduler=None, workers=WORKERS) as (client, workers):
+        with open_cluster(LocalProfile(workers=WORKERS)) as (client, workers):
             pass_stage(client, BlockGrid((1, 20, 20), (1, 1, 1)), Ledger(folder / "rehearsal"))
             with patch("pipeline.batches.MOST_BLOCKS", 1):
                 alone = pass_stage(client, _grid(min(size.block_counts[0], 2_000)), Ledger(folder / "alone"))
@@ -108,7 +109,7 @@ def measured(size: Size) -> Measured:
                 passed[len(grid)] = pass_stage(client, grid, ledger), pass_stage(client, grid, ledger)
             warm_up(client, workers, folder)
             runs[WORKERS] = run_once(client, workers, config, folder / "run")
-        with open_cluster(scheduler=None, workers=1) as (client, workers):
+        with open_cluster(LocalProfile(workers=1)) as (client, workers):
             (folder / "one").mkdir()
             warm_up(client, workers, folder / "one")
             runs[1] = run_once(client, workers, config, folder / "one" / "run")

@@ -17,7 +17,9 @@ from benchmarks import whole_volume
 from benchmarks.results import Answer, Goal, Table
 from benchmarks.timing import bench
 from benchmarks.volumes import Mask, Size, noise, store
-from cluster.local import Workers, open_cluster
+from cluster.local import Workers
+from cluster.open import open_cluster
+from cluster.profile import LocalProfile
 from workflows.config import ThicknessConfig
 from workflows.run_thickness import execute, start
 
@@ -86,7 +88,7 @@ def answer(size: Size) -> Answer:
         stored = store(mask, Path(folder), "noise")
         del mask
         begin = time.perf_counter()
-        with open_cluster(scheduler=None, workers=WORKERS) as (client, workers):
+        with open_cluster(LocalProfile(workers=WORKERS)) as (client, workers):
             cluster_s = time.perf_counter() - begin
             first_s = warm_up(client, workers, Path(folder))
             run = run_once(client, workers, ThicknessConfig(mask=str(stored)), Path(folder) / "run")

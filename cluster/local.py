@@ -1,4 +1,4 @@
-"""Workers on this machine, or a running cluster by its address.
+"""Workers on this machine.
 
 Rule for this machine: one worker process per core with one thread each (the kernels are serial and release the GIL,
 so processes scale as threads do, and one that dies takes one block with it), or, with GPUs, one worker process per
@@ -14,18 +14,16 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from typing import Any, Literal
 
-import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
-from distributed.utils import silence_logging_cmgr
 
-from cluster.cards import Card, card_of_worker, local_cards
-from pipeline.errors import InputError, RunError
+from cluster.cards import Card, local_cards
+from pipeline.errors import InputError
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 """auto : on the GPU where every worker has a card, otherwise on the CPU."""
@@ -34,17 +32,24 @@ MEMORY_SHARE = 0.85
 """Share of the memory that workers may use; the rest is the driver's and the file cache's."""
 CARD_THREADS = (4, 16)
 """Fewest and most threads of a worker with a card; between them, its share of the cores."""
-CONNECT_SECONDS = 15
 DASHBOARD_PORT = 8787
+MEMORY_SETTINGS = {
+    # The planner has the memory summed up; spilling or pausing would only hide a wrong sum.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.98,
+}
 
 
 @dataclass(frozen=True)
 class Workers:
     """What a cluster offers. memory_bytes : per task, the worker's limit divided by its threads.
 
-    cards : one per worker, or none. no_cards : why there are none, where they were looked for. jobs : tells how many
-    batch jobs of workers are in which state, such as {"running": 4, "pending": 2, "failed": 1}; None where workers are
-    no jobs. forwarding : the command that brings the dashboard to another machine, where it is not the usual one.
+    cards : one per worker, or none. no_cards : why there are none, where they were looked for. more_memory : whether a
+    task could have more of it with fewer tasks at a time. jobs : tells how many batch jobs of workers are in which
+    state, such as {"running": 4, "pending": 2, "lost": 1}; None where workers are no jobs. forwarding : the command
+    that brings the dashboard to another machine, where it is not the usual one.
     """
 
     count: int
@@ -53,6 +58,7 @@ class Workers:
     description: str
     cards: tuple[Card, ...] = ()
     no_cards: str = ""
+    more_memory: bool = False
     jobs: Callable[[], Mapping[str, int]] | None = field(default=None, compare=False)
     forwarding: str = ""
 
@@ -82,42 +88,19 @@ def default_workers(count: int | None = None, device: DeviceChoice = "cpu") -> W
 
 
 @contextlib.contextmanager
-def open_cluster(
-    *, scheduler: str | None, workers: int | None, device: DeviceChoice = "cpu"
-) -> Iterator[tuple[Client, Workers]]:
-    """A client of local workers (default), or of the cluster at an address; local workers end with the context.
-
-    device : "gpu" asks for a card in every worker, "auto" takes cards where every worker has one.
-    Raises RunError where the scheduler does not answer or has no workers, InputError where cards are missing.
-    """
-    settings = {
-        # A block whose worker was killed is worth more tries than Dask's three.
-        "distributed.scheduler.allowed-failures": 10,
-        "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
-        # The planner has the memory summed up; spilling or pausing would only hide a wrong sum.
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.terminate": 0.98,
-    }
-    with dask.config.set(settings):
-        if scheduler is not None:
-            # What happens to the cluster becomes one sentence of ours.
-            with silence_logging_cmgr(logging.CRITICAL), _connect(scheduler) as client:
-                yield client, _offered(client, scheduler, device)
-            return
-        offer = default_workers(workers, device)
-        with _interrupts_held(), warnings.catch_warnings():
-            # Two runs that begin at once may both find the usual port free; Dask then takes another for one of them.
-            warnings.filterwarnings("ignore", message=r"Port \d+ is already in use")
-            threads = offer.threads // offer.count
-            cluster = _LocalWorkers(
-                offer.cards, n_workers=offer.count, threads_per_worker=threads,
-                memory_limit=offer.memory_bytes * threads, host="127.0.0.1",
-                dashboard_address=f"127.0.0.1:{_dashboard_port()}", silence_logs=logging.CRITICAL,
-            )  # fmt: skip
-        with cluster, Client(cluster) as client:
-            yield client, replace(offer, cards=_cards_of(client, "gpu")[0]) if offer.cards else offer
+def local_workers(offer: Workers) -> Iterator[Client]:
+    """A client of worker processes on this machine, which end with the context."""
+    with interrupts_held(), warnings.catch_warnings():
+        # Two runs that begin at once may both find the usual port free; Dask then takes another for one of them.
+        warnings.filterwarnings("ignore", message=r"Port \d+ is already in use")
+        threads = offer.threads // offer.count
+        cluster = _LocalWorkers(
+            offer.cards, n_workers=offer.count, threads_per_worker=threads,
+            memory_limit=offer.memory_bytes * threads, host="127.0.0.1",
+            dashboard_address=dashboard_address(), silence_logs=logging.CRITICAL,
+        )  # fmt: skip
+    with cluster, Client(cluster) as client:
+        yield client
 
 
 class _LocalWorkers(LocalCluster):
@@ -143,7 +126,7 @@ class _LocalWorkers(LocalCluster):
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Threads and processes that begin in this context never see Ctrl-C; this thread sees it when the context ends.
 
     A terminal sends Ctrl-C to every process of its group. It is for the driver, which then ends its workers in order;
@@ -157,45 +140,8 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _dashboard_port() -> int:
-    """Dask's usual port, or any free one (0) where that is taken."""
+def dashboard_address() -> str:
+    """Dask's usual port, or any free one (0) where that is taken; on this machine alone: a dashboard has no login."""
     with socket.socket() as probe:
-        return DASHBOARD_PORT if probe.connect_ex(("127.0.0.1", DASHBOARD_PORT)) else 0
-
-
-def _connect(address: str) -> Client:
-    try:
-        return Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise RunError(
-            f"No Dask scheduler answers at {address} ({type(error).__name__}); check the address, for example"
-            " tcp://127.0.0.1:8786, and that `dask scheduler` runs."
-        ) from error
-
-
-def _offered(client: Client, address: str, device: DeviceChoice) -> Workers:
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    if not workers:
-        raise RunError(f"The scheduler at {address} has no workers; start some with `dask worker {address}`.")
-    threads = sum(worker["nthreads"] for worker in workers)
-    memory = min((worker["memory_limit"] or MEMORY_LIMIT) // worker["nthreads"] for worker in workers)
-    cards, reason = _cards_of(client, device) if device != "cpu" else ((), "")
-    return Workers(len(workers), threads, memory, address, cards, reason)
-
-
-def _cards_of(client: Client, device: DeviceChoice) -> tuple[tuple[Card, ...], str]:
-    """The card of every worker; none, and why, where a worker has none. Raises InputError where one must have it.
-
-    Where workers were told to offer a GPU (`dask worker --resources GPU=1`), only those are asked.
-    """
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    offering = [address for address, worker in workers.items() if "GPU" in worker["resources"]]
-    answers = client.run(card_of_worker, workers=offering or None)
-    lacking = {worker: answer for worker, answer in answers.items() if isinstance(answer, str)}
-    if not lacking:
-        return tuple(answers.values()), ""
-    worker, reason = next(iter(lacking.items()))
-    found = f"{len(lacking)} of {len(answers)} workers have no card, for example {worker}: {reason}"
-    if device == "gpu":
-        raise InputError(f"--device gpu cannot be had: {found}")
-    return (), found
+        port = DASHBOARD_PORT if probe.connect_ex(("127.0.0.1", DASHBOARD_PORT)) else 0
+    return f"127.0.0.1:{port}"

@@ -25,7 +25,7 @@ from distributed.scheduler import KilledWorker
 
 from pipeline.batches import BATCH_SECONDS, Backlog, Pace
 from pipeline.device import RETRIES
-from pipeline.errors import RunError, StorageError, VoxcaliperError
+from pipeline.errors import LostWorkersError, RunError, StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Index
 from pipeline.ledger import Ledger
 from pipeline.parcels import METER, Content
@@ -341,7 +341,7 @@ def _result(future: Future[Any], what: Callable[[], str]) -> Any:
     except VoxcaliperError:
         raise
     except KilledWorker as error:
-        raise RunError(
+        raise LostWorkersError(
             f"{what()} was given up because the workers that tried it died ({error.allowed_failures} of them), most"
             " likely for want of memory; go on with `voxcaliper resume` and fewer --workers, finished blocks are kept."
         ) from error

@@ -25,3 +25,7 @@ class DeviceMemoryError(PlanError):
 
 class RunError(VoxcaliperError):
     """A run folder that cannot be started, resumed or opened."""
+
+
+class LostWorkersError(RunError):
+    """A block whose workers die again and again, most likely for want of memory."""

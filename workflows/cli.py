@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cluster.local import default_workers, open_cluster
+from cluster.profile import Profile
 from pipeline.errors import InputError, VoxcaliperError
 from pipeline.geometry import VoxelSize
-from workflows import comparison_commands
+from workflows import cluster_commands, comparison_commands
 from workflows.config import ThicknessConfig
 from workflows.options import (
     BlockOption,
@@ -25,23 +27,26 @@ from workflows.options import (
     LevelOption,
     MapOption,
     MaskArgument,
+    ProfileOption,
     QuietOption,
     RegionsOption,
     RunOption,
     SchedulerOption,
     ThresholdOption,
+    UnencryptedOption,
     VoxelSizeOption,
     WorkersOption,
     block_shape_of,
     border_of,
     device_of,
-    introduce,
+    offer_of,
+    profile_of,
     say,
     threshold_of,
-    told,
     voxel_size_of,
 )
 from workflows.progress import reporter
+from workflows.run_folder import RunFolder
 
 app = typer.Typer(
 no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -78,52 +83,75 @@ def thickness(
     mask: MaskArgument, run: RunOption, level: LevelOption = 0, label: LabelOption = None,
     threshold: ThresholdOption = None, voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown",
     regions: RegionsOption = None, map_kind: MapOption = "thickness", block_shape: BlockOption = None,
-    workers: WorkersOption = None, scheduler: SchedulerOption = None, device: DeviceOption = "auto",
+    workers: WorkersOption = None, scheduler: SchedulerOption = None, profile: ProfileOption = None,
+    unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
     keep_scratch: KeepOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Measure the exact local thickness of a mask.
 
     Leaves a map, statistics, a histogram and a report in the run folder.
     """
-    from workflows.run_thickness import execute, start
+    from workflows.on_workers import carry_out
+    from workflows.run_thickness import execute, reopen, start
 
     config = _config(
         mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, device,
         keep_scratch=keep_scratch,
     )  # fmt: skip
-    if scheduler is None:
-        start_early = start(config, run, default_workers(workers, config.device))
-    with open_cluster(scheduler=scheduler, workers=workers, device=config.device) as (client, offer):
-        introduce(client, offer, quiet=quiet)
-        folder, job = start_early if scheduler is None else start(config, run, offer)
-        with folder.locked(), reporter(quiet=quiet) as progress:
-            statistics = execute(client, offer, folder, job, report=told(progress), say=say)
-    _print_results(folder.path, statistics)
+    statistics = carry_out(
+        profile_of(profile, workers, scheduler, unencrypted=unencrypted),
+        run=run,
+        device=config.device,
+        begin=partial(start, config, run),
+        again=reopen,
+        execute=partial(execute, say=say),
+        quiet=quiet,
+    )
+    _print_results(run.absolute(), statistics)
 
 
 @app.command()
 def resume(
     run: Annotated[Path, typer.Argument(help="Folder of a run that was stopped.")], workers: WorkersOption = None,
-    scheduler: SchedulerOption = None, quiet: QuietOption = False,
+    scheduler: SchedulerOption = None, profile: ProfileOption = None,
+    unencrypted: UnencryptedOption = False, quiet: QuietOption = False,
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="For batch jobs: shortly before the walltime, stop and be requeued.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Go on with a run that was stopped: finished blocks are kept."""
     from workflows.run_folder import open_run_folder, tidy
-    from workflows.run_thickness import execute, reopen
 
     folder = open_run_folder(run)
     if folder.is_complete:
         tidy(folder)
         say(f"{run} is complete already; its report is {folder.report}")
         return
-    device = folder.common.device
-    with folder.locked(), open_cluster(scheduler=scheduler, workers=workers, device=device) as (client, offer):
-        introduce(client, offer, quiet=quiet)
-        if folder.workflow != "thickness":
-            comparison_commands.go_on(client, offer, folder, quiet=quiet)
-            return
-        job = reopen(folder, offer)
-        with reporter(quiet=quiet) as progress:
-            statistics = execute(client, offer, folder, job, report=told(progress), say=say)
+    workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
+    if requeue:
+        cluster_commands.heed_walltime()
+    try:
+        _go_on(workers_of, folder, quiet=quiet)
+    except cluster_commands.WalltimeNearError:
+        cluster_commands.requeue_this_job()
+
+
+def _go_on(workers_of: Profile, folder: RunFolder, *, quiet: bool) -> None:
+    from workflows.on_workers import carry_out
+    from workflows.run_thickness import execute, reopen
+
+    if folder.workflow != "thickness":
+        comparison_commands.go_on(workers_of, folder, quiet=quiet)
+        return
+    statistics = carry_out(
+        workers_of,
+        run=folder.path,
+        device=folder.common.device,
+        begin=lambda offer: (folder, reopen(folder, offer)),
+        again=reopen,
+        execute=partial(execute, say=say),
+        quiet=quiet,
+    )
     _print_results(folder.path, statistics)
 
 
@@ -144,6 +172,8 @@ app.command()(comparison_commands.compare)
 app.command()(comparison_commands.statistics)
 app.command()(comparison_commands.detect)
 app.command()(comparison_commands.score_detections)
+app.command()(cluster_commands.submit)
+app.add_typer(cluster_commands.cluster_app, name="cluster")
 
 plan_app = typer.Typer(help="Show what a run would do, and refuse what does not fit.", no_args_is_help=True)
 app.add_typer(plan_app, name="plan")
@@ -154,7 +184,8 @@ def plan_thickness(
     mask: MaskArgument, level: LevelOption = 0, label: LabelOption = None, threshold: ThresholdOption = None,
     voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown", regions: RegionsOption = None,
     map_kind: MapOption = "thickness", block_shape: BlockOption = None, workers: WorkersOption = None,
-    scheduler: SchedulerOption = None, device: DeviceOption = "auto",
+    scheduler: SchedulerOption = None, profile: ProfileOption = None,
+    unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
 ) -> None:  # fmt: skip
     """Blocks, stages, bytes and memory of a thickness run; nothing is measured."""
     from workflows.plan_thickness import check_memory, choose_blocks, describe_plan, make_plan, open_job
@@ -163,11 +194,7 @@ def plan_thickness(
         mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, device,
         keep_scratch=False,
     )  # fmt: skip
-    if scheduler is None:
-        offer = default_workers(workers, config.device)
-    else:
-        with open_cluster(scheduler=scheduler, workers=None, device=config.device) as (_, running):
-            offer = running
+    offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     nowhere = Path("run").absolute()
     job = open_job(config, nowhere, device=offer.device)
     if config.block_shape is None:
@@ -276,6 +303,7 @@ def voxcaliper(
 
 def main() -> None:
     """Run the command line. Exit code 0 only when everything asked for is on disk; 1 with one sentence otherwise."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends a batch job is to end in order, too
     try:
         app()
     except VoxcaliperError as error:
@@ -292,3 +320,7 @@ def main() -> None:
         if end.code == INTERRUPTED:
             print("voxcaliper: interrupted; go on with `voxcaliper resume` on the run folder.", file=sys.stderr)
         raise
+
+
+if __name__ == "__main__":
+    main()

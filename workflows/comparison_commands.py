@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cluster.local import Workers, default_workers, open_cluster
-from pipeline.engine import Client
+from cluster.profile import Profile
 from pipeline.errors import InputError
 from pipeline.job import PARTS, ObjectKind, Part
 from workflows.config import ComparisonConfig
@@ -20,21 +20,22 @@ from workflows.options import (
     DeviceOption,
     KeepOption,
     LevelOption,
+    ProfileOption,
     QuietOption,
     RegionsOption,
     RunOption,
     SchedulerOption,
+    UnencryptedOption,
     VoxelSizeOption,
     WorkersOption,
     block_shape_of,
     border_of,
     device_of,
-    introduce,
     numbers,
-    told,
+    offer_of,
+    profile_of,
     voxel_size_of,
 )
-from workflows.progress import reporter
 from workflows.run_folder import RunFolder
 
 EVERYTHING = ",".join(PARTS)
@@ -118,8 +119,8 @@ def compare(
     voxel_size_um: VoxelSizeOption = None, image: ImageOption = None, regions: RegionsOption = None,
     measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none", border: BorderOption = "unknown",
     maps: MapsOption = True, block_shape: BlockOption = None, workers: WorkersOption = None,
-    scheduler: SchedulerOption = None, device: DeviceOption = "auto", keep_scratch: KeepOption = False,
-    quiet: QuietOption = False,
+    scheduler: SchedulerOption = None, profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
+    device: DeviceOption = "auto", keep_scratch: KeepOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Compare a predicted segmentation with a reference.
 
@@ -130,14 +131,16 @@ def compare(
         objects, border, maps, block_shape, device,
         keep_scratch=keep_scratch,
     )  # fmt: skip
-    print_comparison(run, carry_out(config, run, workers, scheduler, quiet=quiet))
+    workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
+    print_comparison(run, start_and_finish(config, run, workers_of, quiet=quiet))
 
 
 def statistics(
     labels: Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array with labels.")],
     run: RunOption, image: ImageOption = None, level: LevelOption = 0, label: LabelsOption = None,
     voxel_size_um: VoxelSizeOption = None, block_shape: BlockOption = None, workers: WorkersOption = None,
-    scheduler: SchedulerOption = None, quiet: QuietOption = False,
+    scheduler: SchedulerOption = None, profile: ProfileOption = None,
+    unencrypted: UnencryptedOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Describe every structure of a label volume, in one pass.
 
@@ -148,13 +151,15 @@ def statistics(
         block_shape, "cpu",
         keep_scratch=False,
     )  # fmt: skip
-    print_structures(run, carry_out(config, run, workers, scheduler, quiet=quiet))
+    workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
+    print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
 
 
 def detect(
     labels: Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array with labels; a label is a class.")],
     run: RunOption, level: LevelOption = 0, label: LabelsOption = None, voxel_size_um: VoxelSizeOption = None,
     block_shape: BlockOption = None, workers: WorkersOption = None, scheduler: SchedulerOption = None,
+    profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Find the centre of every connected component (26 neighbours), with its class."""
@@ -163,7 +168,8 @@ def detect(
         block_shape, "cpu",
         keep_scratch=False,
     )  # fmt: skip
-    print_structures(run, carry_out(config, run, workers, scheduler, quiet=quiet))
+    workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
+    print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
 
 
 def score_detections(
@@ -181,7 +187,8 @@ def plan_comparison(
     boundary_width: WidthOption = "1,2", voxel_size_um: VoxelSizeOption = None, image: ImageOption = None,
     regions: RegionsOption = None, measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none",
     border: BorderOption = "unknown", maps: MapsOption = True, block_shape: BlockOption = None,
-    workers: WorkersOption = None, scheduler: SchedulerOption = None, device: DeviceOption = "auto",
+    workers: WorkersOption = None, scheduler: SchedulerOption = None, profile: ProfileOption = None,
+    unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
 ) -> None:  # fmt: skip
     """Blocks, stages, bytes and memory of a comparison; nothing is measured."""
     from workflows.plan_comparison import check_comparison_memory, describe_comparison, make_comparison_plan
@@ -192,39 +199,43 @@ def plan_comparison(
         border, maps, block_shape, device,
         keep_scratch=False,
     )  # fmt: skip
-    if scheduler is None:
-        offer = default_workers(workers, config.device)
-    else:
-        with open_cluster(scheduler=scheduler, workers=None, device=config.device) as (_, running):
-            offer = running
+    offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     job = plan_of(config, Path("run").absolute(), offer)
     print(describe_comparison(job, make_comparison_plan(job, task_counts(job)), offer))
     check_comparison_memory(job, offer)
 
 
-def carry_out(
-    config: ComparisonConfig, run: Path, workers: int | None, scheduler: str | None, *, quiet: bool
-) -> dict[str, Any]:
+def start_and_finish(config: ComparisonConfig, run: Path, profile: Profile, *, quiet: bool) -> dict[str, Any]:
     """Start a run of this configuration and see it to its end; returns the contents of the main result file."""
-    from workflows.run_comparison import execute_comparison, start_comparison
+    from workflows.on_workers import carry_out
+    from workflows.run_comparison import execute_comparison, reopen_comparison, start_comparison
 
-    if scheduler is None:
-        started = start_comparison(config, run, default_workers(workers, config.device))
-    with open_cluster(scheduler=scheduler, workers=workers, device=config.device) as (client, offer):
-        introduce(client, offer, quiet=quiet)
-        folder, job = started if scheduler is None else start_comparison(config, run, offer)
-        with folder.locked(), reporter(quiet=quiet) as progress:
-            return execute_comparison(client, offer, folder, job, report=told(progress))
+    return carry_out(
+        profile,
+        run=run,
+        device=config.device,
+        begin=partial(start_comparison, config, run),
+        again=reopen_comparison,
+        execute=execute_comparison,
+        quiet=quiet,
+    )
 
 
-def go_on(client: Client, offer: Workers, folder: RunFolder, *, quiet: bool) -> None:
+def go_on(profile: Profile, folder: RunFolder, *, quiet: bool) -> None:
     """Go on with a run that was stopped, and print what it found."""
+    from workflows.on_workers import carry_out
     from workflows.run_comparison import execute_comparison, reopen_comparison
 
-    job = reopen_comparison(folder, offer)
-    with reporter(quiet=quiet) as progress:
-        results = execute_comparison(client, offer, folder, job, report=told(progress))
-    (print_structures if job.prediction is None else print_comparison)(folder.path, results)
+    results = carry_out(
+        profile,
+        run=folder.path,
+        device=folder.common.device,
+        begin=lambda offer: (folder, reopen_comparison(folder, offer)),
+        again=reopen_comparison,
+        execute=execute_comparison,
+        quiet=quiet,
+    )
+    (print_comparison if folder.workflow == "compare" else print_structures)(folder.path, results)
 
 
 def print_structures(run: Path, results: Mapping[str, Any]) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cluster.local import Workers, open_cluster
+from cluster.local import Workers
+from cluster.open import open_cluster
+from cluster.profile import LocalProfile
 from pipeline.engine import Client, Progress
 from pipeline.errors import InputError
 from pipeline.report import Comparison, ComparisonRow, Lookalike, LookalikesContent, write_lookalikes
@@ -57,7 +59,7 @@ def demonstrate(
     mask = write_phantom(phantom, folder / "phantom.ome.zarr", regions=False)
     regions = write_phantom(phantom, folder / "regions.ome.zarr", regions=True)
     config = ThicknessConfig(mask=str(mask.path), regions=str(regions.path))
-    with open_cluster(scheduler=None, workers=workers, device=config.device) as (client, offer):
+    with open_cluster(LocalProfile(workers=workers), device=config.device) as (client, offer):
         say(f"dashboard {client.dashboard_link}")
         run, job = start(config, folder / "run", offer)
         with run.locked(), reporter(quiet=quiet) as progress:

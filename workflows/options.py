@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from cluster.local import DeviceChoice, Workers
+from cluster.open import foretold, open_cluster
+from cluster.profile import LocalProfile, Profile, SchedulerProfile, read_profile
 from pipeline.engine import Client, Progress
 from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
@@ -73,9 +75,35 @@ BlockOption = Annotated[
 ]
 WorkersOption = Annotated[int | None, typer.Option(help="Worker processes; default: one per core.", min=1)]
 SchedulerOption = Annotated[str | None, typer.Option(help="Address of a running Dask scheduler to use instead.")]
+ProfileOption = Annotated[
+    Path | None, typer.Option("--profile", help="TOML file that says where workers run; see `voxcaliper cluster`.")
+]
+UnencryptedOption = Annotated[
+    bool, typer.Option("--unencrypted", help="Take a scheduler of another machine although it is not encrypted.")
+]
 DeviceOption = Annotated[str, typer.Option(help="Where the kernels run: auto (GPU where there is one), cpu or gpu.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")]
 KeepOption = Annotated[bool, typer.Option("--keep-scratch", help="Keep the intermediate files.")]
+
+
+def profile_of(profile: Path | None, workers: int | None, scheduler: str | None, *, unencrypted: bool) -> Profile:
+    """--profile, --workers and --scheduler, of which one is enough."""
+    if sum(given is not None for given in (profile, workers, scheduler)) > 1:
+        raise InputError("--profile, --workers and --scheduler exclude each other; give one of them.")
+    if profile is not None:
+        return read_profile(profile)
+    if scheduler is not None:
+        return SchedulerProfile(address=scheduler, unencrypted=unencrypted)
+    return LocalProfile(workers=workers)
+
+
+def offer_of(profile: Profile, device: DeviceChoice) -> Workers:
+    """What the workers of a profile offer; a running cluster is asked, nothing is started."""
+    offer = foretold(profile, device)
+    if offer is not None:
+        return offer
+    with open_cluster(profile, device=device, say=say) as (_, running):
+        return running
 
 
 def device_of(text: str) -> DeviceChoice:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.local import Workers
 from pipeline.engine import Client, Progress
-from pipeline.errors import DeviceMemoryError, RunError
+from pipeline.errors import DeviceMemoryError, LostWorkersError, RunError
 from pipeline.files import write_json
 from pipeline.job import ThicknessJob
 from pipeline.report import Comparison
@@ -73,7 +73,9 @@ def execute(
             try:
                 totals = measure(client, job, report=watch.tell)
                 break
-            except DeviceMemoryError as error:
+            except (DeviceMemoryError, LostWorkersError) as error:
+                if isinstance(error, LostWorkersError) and workers.more_memory:
+                    raise  # fewer tasks at a time come first: they need no block again
                 job = _with_smaller_blocks(run, job, workers, error)
                 retold = f"{error} The run begins again with blocks of {job.grid.block_shape} voxels."
                 watch.log.warning(retold)
@@ -89,7 +91,7 @@ def execute(
 
 
 def _with_smaller_blocks(
-    run: RunFolder, job: ThicknessJob, workers: Workers, error: DeviceMemoryError
+    run: RunFolder, job: ThicknessJob, workers: Workers, error: DeviceMemoryError | LostWorkersError
 ) -> ThicknessJob:  # fmt: skip
     """The run anew in the next smaller blocks, where the plan may choose them; what the larger ones left is removed."""
     smaller = choose_blocks(job, run.path, workers, below=max(job.grid.block_shape))

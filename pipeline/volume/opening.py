@@ -30,6 +30,7 @@ from zarr.core.sync import sync
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.volume.metadata import ImageMetadata, image_metadata
+from pipeline.volume.patience import patiently, within_time
 
 Position = tuple[float, float, float]
 """A point in µm (z, y, x)."""
@@ -146,8 +147,8 @@ class Volume:
         """As `read`, in one go: for boxes from `pieces`."""
         try:
             if self.every_chunk_stored or self.shard_shape:
-                self._check_objects(box)
-            return self._voxels(box)
+                patiently(lambda: self._check_objects(box))
+            return patiently(lambda: self._voxels(box))
         except (MemoryError, StorageError):
             raise
         except Exception as error:  # codecs raise whatever they like; all of it means that the store is unreadable
@@ -184,7 +185,7 @@ class Volume:
     def _voxels(self, box: Box) -> npt.NDArray[Any]:
         of_axis = dict(zip("zyx", box.slices, strict=True))
         selection = tuple(of_axis.get(axis, 0) for axis in self.stored_axes)
-        voxels = np.asarray(self._array()[selection])
+        voxels = np.asarray(within_time(self._array().async_array.getitem(selection)))
         spatial = self.stored_axes.replace(".", "")
         voxels = voxels.transpose([spatial.index(axis) for axis in "zyx"])
         return np.ascontiguousarray(voxels, dtype=self.dtype)
@@ -198,7 +199,7 @@ class Volume:
 
     def _object_bytes(self, index: Index) -> int | None:
         try:
-            return sync(self._array().store.getsize(self.object_key(index)))
+            return within_time(self._array().store.getsize(self.object_key(index)))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -216,7 +217,7 @@ class Volume:
     def _unreadable(self, box: Box, error: Exception) -> StorageError:
         where = ""
         try:
-            for index in self._objects_in(box):
+            for index in self._objects_in(box) if not isinstance(error, TimeoutError) else ():
                 where = f" (stored object {self.object_key(index)})"
                 part = self.objects.box(index)
                 start = cast(Index, tuple(map(max, part.start, box.start)))
@@ -303,7 +304,7 @@ def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None
 def _open_node(location: str) -> zarr.Array[Any] | zarr.Group:
     """The array or group at a location, or the error that says what is there instead."""
     try:
-        return zarr.open(location, mode="r")
+        return patiently(lambda: zarr.open(location, mode="r"))
     except PermissionError as error:
         raise StorageError(f"{location} cannot be opened: permission denied; ask its owner for access.") from error
     except (FileNotFoundError, zarr.errors.NodeNotFoundError) as error:

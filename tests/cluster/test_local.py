@@ -10,7 +10,9 @@ import pytest
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from cluster.local import MEMORY_SHARE, default_workers, open_cluster
+from cluster.local import MEMORY_SHARE, default_workers
+from cluster.open import open_cluster
+from cluster.profile import LocalProfile, SchedulerProfile
 from pipeline.errors import InputError, RunError
 from tests.workflows.runs import started_scheduler
 
@@ -35,7 +37,7 @@ def test_no_workers(count: int) -> None:
 
 
 def test_local_workers() -> None:
-    with open_cluster(scheduler=None, workers=1) as (client, offer):
+    with open_cluster(LocalProfile(workers=1)) as (client, offer):
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         assert [worker["nthreads"] for worker in workers] == [1]
         assert [worker["memory_limit"] for worker in workers] == [offer.memory_bytes]
@@ -49,14 +51,14 @@ def test_local_workers() -> None:
 
 def test_a_running_cluster(tmp_path: Path) -> None:
     with started_scheduler(tmp_path, workers=2) as processes:
-        with open_cluster(scheduler=processes.address, workers=None) as (client, offer):
+        with open_cluster(SchedulerProfile(address=processes.address)) as (client, offer):
             assert (offer.count, offer.threads, offer.description) == (2, 2, processes.address)
             assert 0 < offer.memory_bytes <= MEMORY_LIMIT
             assert client.submit(lambda: sys.executable).result() == sys.executable
-        with open_cluster(scheduler=processes.address, workers=None) as (_, again):
+        with open_cluster(SchedulerProfile(address=processes.address)) as (_, again):
             assert again == offer, "a running cluster goes on without us"
         processes.workers.terminate()
         processes.workers.wait()
         refused = pytest.raises(RunError, match=f"at {processes.address} has no workers; start some with")
-        with refused, open_cluster(scheduler=processes.address, workers=None):
+        with refused, open_cluster(SchedulerProfile(address=processes.address)):
             pass

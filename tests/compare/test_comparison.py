@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cluster.local import open_cluster
+from cluster.open import open_cluster
+from cluster.profile import LocalProfile
 from pipeline import comparison
 from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
@@ -89,7 +90,7 @@ def test_no_worker_shows(tmp_path: Path) -> None:
         for threads in (1, 4):
             client = Client(processes=False, n_workers=1, threads_per_worker=threads, dashboard_address="127.0.0.1:0")
             found.append(_files(stack.enter_context(client), tmp_path / str(threads), reference, prediction, options))
-        client, _ = stack.enter_context(open_cluster(scheduler=None, workers=2))
+        client, _ = stack.enter_context(open_cluster(LocalProfile(workers=2)))
         found.append(_files(client, tmp_path / "processes", reference, prediction, options))
     names = set(found[0])
     assert {"comparison.json", "comparison.csv", "difference.ome.zarr/zarr.json"} < names

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cluster.local import open_cluster
+from cluster.open import open_cluster
+from cluster.profile import SchedulerProfile
 from pipeline.engine import Progress
 from pipeline.job import ledger_of
 from tests.workflows.conftest import Command
@@ -46,7 +47,7 @@ def whole(mask: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) 
     """A complete run with all its receipts."""
     told: list[Progress] = []
     config = ThicknessConfig(mask=str(mask), block_shape=(16, 16, 16), keep_scratch=True)
-    with open_cluster(scheduler=scheduler, workers=None) as (client, workers):
+    with open_cluster(SchedulerProfile(address=scheduler)) as (client, workers):
         run, job = start(config, tmp_path_factory.mktemp("status") / "run", workers)
         execute(client, workers, run, job, report=told.append)
     assert [step.run_seconds_left is None for step in told[:2]] == [True, False], "known as soon as blocks are done"

@@ -1,0 +1,61 @@
+"""Reads from stores that hang, or fail for a moment: a time limit, and further tries after growing pauses.
+
+Network file systems and object stores do both under load, and a run of days meets it. What is no matter of time (a
+missing file, no permission, a corrupt chunk) is not tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Coroutine
+from time import sleep
+from typing import Any, TypeVar
+
+from zarr.core.sync import sync
+
+T = TypeVar("T")
+
+PAUSES_SECONDS = (1.0, 4.0, 16.0)
+READ_SECONDS = 180.0
+"""A piece of some 16 MiB that takes longer has a store that hangs."""
+PASSING = frozenset({
+    errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.EIO,
+    errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE, errno.ESTALE, errno.ETIMEDOUT,
+})  # fmt: skip
+"""Errors of the operating system that may be gone a moment later."""
+CLIENTS = ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "azure", "urllib3")
+"""Packages behind fsspec whose own errors mean that a store did not answer as it should."""
+
+
+def within_time(reading: Coroutine[Any, Any, T]) -> T:
+    """The result of one of Zarr's coroutines. Raises TimeoutError after READ_SECONDS."""
+    try:
+        return sync(reading, timeout=READ_SECONDS)
+    except TimeoutError as error:
+        if "failed to finish" not in str(error):
+            raise
+        raise TimeoutError(errno.ETIMEDOUT, f"the store did not answer within {READ_SECONDS:g} s") from error
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """What `read` returns, tried again where it fails with something that may pass; at last, its error."""
+    for pause in PAUSES_SECONDS:
+        try:
+            return read()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+        sleep(pause)
+    return read()
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error may be gone a moment later."""
+    if isinstance(error, TimeoutError | ConnectionError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in PASSING
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and 400 <= status < 500 and status not in (408, 429):
+        return False  # the server has answered: not there, or not for us
+    return type(error).__module__.split(".")[0] in CLIENTS

@@ -1,0 +1,80 @@
+"""RUN.toml: a run in a file, with the keys of run.json and the folder of the run. Its paths are relative to itself.
+
+workflow = "thickness"        # or "compare", "statistics"
+run = "bone-run"
+mask = "bone.ome.zarr"
+threshold = [63]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.errors import InputError
+from pipeline.job import PARTS
+from pipeline.volume.opening import absolute_location
+from workflows.config import ComparisonConfig, ThicknessConfig
+from workflows.options import block_shape_of, voxel_size_of
+
+LOCATIONS = ("mask", "regions", "reference", "prediction", "image")
+KINDS: dict[str, type[ThicknessConfig | ComparisonConfig]] = {
+    "thickness": ThicknessConfig,
+    "compare": ComparisonConfig,
+    "statistics": ComparisonConfig,
+}
+STATISTICS = {"prediction": None, "boundary_widths": [1], "parts": ["overlap"], "maps": False, "device": "cpu"}
+"""What `voxcaliper statistics` takes for granted."""
+
+
+def read_run_file(path: Path) -> tuple[ThicknessConfig | ComparisonConfig, Path]:
+    """The configuration and the folder of a run in a TOML file, as the command line would have made them.
+
+    Raises InputError, one sentence with file and key, where it is not one.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The run file {path} cannot be read: {error.strerror}; check its path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The run file {path} is not TOML: {str(error).rstrip('.')}.") from error
+    workflow = content.get("workflow")
+    if workflow not in KINDS:
+        found = f"{workflow!r} was given" if workflow is not None else "it does not"
+        raise InputError(f"The run file {path} must say workflow = {' or '.join(map(repr, KINDS))}, but {found}.")
+    run = content.pop("run", None)
+    if not isinstance(run, str) or not run:
+        raise InputError(f'The run file {path} must name the folder of the run, for example run = "bone-run".')
+    folder = path.absolute().parent
+    for key in LOCATIONS:
+        if isinstance(content.get(key), str) and "://" not in content[key]:
+            content[key] = absolute_location(str(folder / Path(content[key]).expanduser()))
+    for key, read in (("voxel_size_um", voxel_size_of), ("block_shape", block_shape_of)):
+        if key in content:
+            try:
+                content[key] = read(_as_typed(content[key]))
+            except InputError as error:
+                raise InputError(f"The run file {path} cannot be used: {key}: {error}") from error
+    if workflow == "statistics":
+        content = {**STATISTICS, **content}
+    if workflow == "compare" and isinstance(content.get("parts"), list):
+        content["parts"] = [part for part in PARTS if part in content["parts"] or part == "overlap"]
+    model = KINDS[workflow]
+    try:
+        return model.model_validate(content), folder / Path(run).expanduser()
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("tuple["))
+        if first["type"] == "extra_forbidden":
+            text = f"{key} is no key of it; there are run, {', '.join(model.model_fields)}"
+        else:
+            text = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        raise InputError(f"The run file {path} cannot be used: {text}.") from error
+
+
+def _as_typed(value: Any) -> str:
+    """Numbers as they would stand on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
