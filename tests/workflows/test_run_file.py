@@ -80,7 +80,10 @@ def test_a_run_from_a_file_is_that_of_the_command_line(
         ('workflow = "thickness"\nrun = "run"', "mask: field required"),
         (THICKNESS + "blocks = 3", "blocks is no key of it; there are run, level, voxel_size_um"),
         (THICKNESS + 'map = "radius"', "map: input should be 'thickness', 'squared-radius' or 'none'"),
-        (THICKNESS.replace("[32, 32, 16]", "[32, 32]"), "cannot be used: block_shape: --block-shape takes 1 or 3 values, but '32,32' has 2"),
+        (
+            THICKNESS.replace("[32, 32, 16]", "[32, 32]"),
+            "cannot be used: block_shape: --block-shape takes 1 or 3 values, but '32,32' has 2",
+        ),
     ],
 )
 def test_one_sentence_with_file_and_key(tmp_path: Path, text: str, words: str) -> None:
