@@ -23,7 +23,8 @@ beside FIXED_BYTES, what `Content` prices, and a few pieces and chunks of the so
                       one batch, or the map that is encoded
     pyramid           one block of the coarser level and 2 × 2 × 2 chunks of the finer one
 
-so with S = 4 at most 13 V while surfaces and distances are found, and 27 V while thickness is measured into three maps.
+so with S = 4 and labels of one byte at most 16 V while surface elements are found, 13 V while their distances are
+counted, 12 V while other distances are swept, and 27 V while thickness is measured into three maps.
 
 The driver merges block after block. What it holds grows with what is found, never with voxels:
 
@@ -107,14 +108,14 @@ def comparison_bytes(job: ComparisonJob, content: Content | None = None) -> Mapp
     grey, split = (volume.read_bytes(block) if volume else 0 for volume in (job.image, job.regions))
     stages = {
         "overlap": labels + grey + split + _overlap_tables(job, voxels, content),
-        **_topology_bytes(job, max(bytes_of), pieces),
+        **_topology_bytes(job, max(bytes_of)),
         "surface": labels + 3 * wide + wide * (1 + size) + parabolas,
         "surface-y": wide * (1 + size) + parabolas,
         "surface-z": wide * (1 + size) + parabolas,
         "surface-distance": split
         + content.rows * ROW_BYTES
         + max(wide * (3 + size) + parabolas, 8 * math.prod(n + 2 * widest for n in block)),
-        "mask": voxels * max(bytes_of) + pieces + swept + parabolas,
+        "mask": max(volume.read_bytes(block) for volume in job.sides.values()) + swept + parabolas,
         "distance-y": swept + parabolas,
         "distance-z": swept + parabolas,
         "centres": max(swept + parabolas, swept + voxels + cell),
@@ -134,10 +135,11 @@ def _clipped(block_shape: Index, shape: Index) -> Index:
     return z, y, x
 
 
-def _topology_bytes(job: ComparisonJob, label: int, pieces: int) -> dict[str, int]:
+def _topology_bytes(job: ComparisonJob, label: int) -> dict[str, int]:
     """Of the stages that find components, one volume at a time. label : bytes of one, in the volume of wider labels."""
     part = _clipped(job.topology_grid.block_shape, job.grid.shape)
     voxels = math.prod(part)
+    pieces = max(volume.piece_bytes(part) for volume in job.sides.values())
     graph = 4 + 56 + 3 * 37
     return {
         "components": voxels * (label + max(12 + label, graph, 500 if job.objects != "none" else 0)) + pieces,
