@@ -54,7 +54,7 @@ def measured(size: Size) -> Constants:
     """The constants of this machine, from the large run and from the stages that do nothing."""
     found = large_run.measured(size)
     return Constants(
-        cpu_us=found.run.seconds("all") / found.voxels * 1e6,
+        cpu_us=found.cpu_s / found.voxels * 1e6,
         host_us=sum(found.run.seconds(kind) for kind in HOST_KINDS) / found.voxels * 1e6,
         engine_us=scale.measured(size).alone_us,
         source=float(found.run.provenance["bytes_read_per_voxel"]["source"]),
