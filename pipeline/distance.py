@@ -24,6 +24,8 @@ Array = npt.NDArray[Any]
 
 AXES = (2, 1, 0)
 """Order in which the axes are swept: x, y, z."""
+FACE_VOXELS = 32
+"""How far from a face its parabolas are looked for before the whole block is."""
 STAGE_OF_AXIS = {2: "mask", 1: "distance-y", 0: "distance-z"}
 """The stage of a thickness run that exports the parabolas along an axis."""
 
@@ -91,11 +93,15 @@ def _as_columns(distances: Array, axis: int) -> Array:
     return distances.reshape(size_z * size_y, size_x, 1)
 
 
-def squared_distance(field: Field, block: Index, mask: npt.NDArray[np.uint8], *, axes: int) -> Array:
+def squared_distance(
+    field: Field, block: Index, mask: npt.NDArray[np.uint8], *, axes: int, part: Box | None = None
+) -> Array:  # fmt: skip
     """Squared distance to the background after the first axes of AXES; exact for the whole volume when axes = 3.
 
-    mask : 0 or 1 (z, y, x) of the block; the distances lie where it lies. Returns int32 or int64 of the same shape,
-    0 on background, `unreached` where no background lies in the directions swept so far.
+    mask : 0 or 1 (z, y, x) of the block; the distances lie where it lies. part : a box of the block that reaches from
+    face to face along the axes that are swept, in voxels of the block; the mask is its mask then, and so are the
+    distances. Returns int32 or int64 of the mask's shape, 0 on background, `unreached` where no background lies in the
+    directions swept so far.
     """
     infinity = kernels.unreached(field.dtype)
     distances: Array = kernels.unswept(mask, field.dtype) if axes == 0 else np.empty_like(mask, dtype=field.dtype)
@@ -106,11 +112,11 @@ def squared_distance(field: Field, block: Index, mask: npt.NDArray[np.uint8], *,
         else:
             kernels.envelope_along_columns(columns, field.weights[axis], infinity)
         for high in (False, True):
-            _import(field, block, columns, axis, high)
+            _import(field, block, columns, axis, high, part)
     return distances
 
 
-def _import(field: Field, block: Index, columns: Array, axis: int, high: bool) -> None:
+def _import(field: Field, block: Index, columns: Array, axis: int, high: bool, part: Box | None) -> None:
     """Lower the columns by what lies beyond one face: the blocks of the row, then the wall of a closed border."""
     weight = field.weights[axis]
     stage = field.stages[axis]
@@ -123,12 +129,26 @@ def _import(field: Field, block: Index, columns: Array, axis: int, high: bool) -
             return
         receipt = field.ledger.receipt(stage, neighbour)
         name = f"{field.prefix}{'low' if high else 'high'}"  # the neighbour above looks down to us through its low face
-        counts, depth, height = (receipt.read(f"{name}-{part}") for part in ("counts", "depth", "height"))
+        counts, depth, height = (receipt.read(f"{name}-{what}") for what in ("counts", "depth", "height"))
+        if part is not None:
+            counts, depth, height = _of_part(part, box.shape, axis, counts, depth, height)
         kernels.relax_parabolas(columns, weight, gap, high, counts, depth, height)
         del counts, depth, height  # the next block's come in their place
     if field.border == "closed":
         gap = field.grid.shape[axis] - (box.stop[axis] - 1) if high else box.start[axis] + 1
         kernels.relax_wall(columns, weight, gap, high)
+
+
+def _of_part(
+    part: Box, shape: Index, axis: int, counts: Array, depth: Array, height: Array
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """The parabolas of those columns of a block of this shape that lie in a part of it."""
+    others = [other for other in range(3) if other != axis]
+    inside = np.zeros([shape[other] for other in others], np.bool_)
+    inside[tuple(part.slices[other] for other in others)] = True
+    chosen = inside.reshape(-1)
+    of_chosen = np.repeat(chosen, counts)
+    return counts[chosen], depth[of_chosen], height[of_chosen]
 
 
 def _row(field: Field, block: Index, axis: int, high: bool) -> Iterator[tuple[Index, int]]:
@@ -150,12 +170,73 @@ def export_parabolas(field: Field, block: Index, distances: Array, *, axis: int)
     distances : the block after the axes before this one, not yet swept along this one. At most voxels + columns
     parabolas in all, because only the lowest one of a column can matter beyond both faces.
     """
-    columns = _as_columns(distances, axis)
-    infinity = kernels.unreached(field.dtype)
+    arrays: dict[str, Array] = {}
+    for high in (False, True):
+        arrays |= _named(field, high, _beyond_face(field, block, distances, axis, high))
+    return arrays
+
+
+def near_faces(field: Field, block: Index, mask: npt.NDArray[np.uint8], *, axes: int) -> dict[str, Array]:
+    """The same, out of the mask of the block, for the axis that comes after the first axes of AXES.
+
+    As a rule only the voxels near a face are swept: where every column has a parabola there that none from farther can
+    be lower than beyond the face. Where that is not so the whole block is swept, once.
+    """
+    axis = AXES[axes]
     box = field.grid.box(block)
     arrays: dict[str, Array] = {}
-    for side, reach in (("low", box.start[axis]), ("high", field.grid.shape[axis] - box.stop[axis])):
-        counts, depth, height = kernels.export_parabolas(columns, field.weights[axis], infinity, reach, side == "high")
-        name = f"{field.prefix}{side}"
-        arrays |= {f"{name}-counts": counts, f"{name}-depth": depth, f"{name}-height": height}
+    distances: Array | None = None
+    for high in (False, True):
+        part = _near_face(box.shape, axis, high)
+        found: kernels.Parabolas | None = None
+        if not _reach(field, box, axis, high):
+            found = np.zeros(box.voxels // box.shape[axis], np.uint32), np.empty(0, np.uint16), np.empty(0, field.dtype)
+        elif axes and distances is None and part.voxels < box.voxels:
+            near = squared_distance(field, block, mask[part.slices].copy(), axes=axes, part=part)
+            found = _beyond_face(field, block, near, axis, high)
+            del near
+            found = found if _are_all(found, field.weights[axis]) else None
+        if found is None:
+            if distances is None:
+                distances = squared_distance(field, block, mask, axes=axes)
+            found = _beyond_face(field, block, distances, axis, high)
+        arrays |= _named(field, high, found)
     return arrays
+
+
+def _near_face(shape: Index, axis: int, high: bool) -> Box:
+    """The voxels near one face of a block, in voxels of the block."""
+    start, stop = [0, 0, 0], list(shape)
+    if high:
+        start[axis] = max(0, shape[axis] - FACE_VOXELS)
+    else:
+        stop[axis] = min(FACE_VOXELS, shape[axis])
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def _are_all(found: kernels.Parabolas, weight: int) -> bool:
+    """Whether the parabolas of the voxels near a face are all: none from farther is lower at the first voxel beyond."""
+    counts, depth, height = found
+    if not counts.all():
+        return False
+    first = np.cumsum(counts, dtype=np.int64) - counts  # of a column: it is the lowest there
+    lowest = height[first] + weight * (depth[first].astype(np.int64) + 1) ** 2
+    return bool((lowest <= weight * (FACE_VOXELS + 1) ** 2).all())
+
+
+def _reach(field: Field, box: Box, axis: int, high: bool) -> int:
+    """Voxels beyond a face of a block."""
+    return field.grid.shape[axis] - box.stop[axis] if high else box.start[axis]
+
+
+def _beyond_face(field: Field, block: Index, distances: Array, axis: int, high: bool) -> kernels.Parabolas:
+    """The parabolas that are needed beyond one face, out of the distances of the voxels at it."""
+    reach = _reach(field, field.grid.box(block), axis, high)
+    infinity = kernels.unreached(field.dtype)
+    return kernels.export_parabolas(_as_columns(distances, axis), field.weights[axis], infinity, reach, high)
+
+
+def _named(field: Field, high: bool, parabolas: kernels.Parabolas) -> dict[str, Array]:
+    name = f"{field.prefix}{'high' if high else 'low'}"
+    counts, depth, height = parabolas
+    return {f"{name}-counts": counts, f"{name}-depth": depth, f"{name}-height": height}

@@ -294,8 +294,7 @@ def _exported(
     field = label.field(kind, side)
     if not _passes_on(field, block, axes=axes):
         return {}
-    distances = distance.squared_distance(field, block, _complement(seeds), axes=axes)
-    return distance.export_parabolas(field, block, distances, axis=distance.AXES[axes])
+    return distance.near_faces(field, block, _complement(seeds), axes=axes)
 
 
 def count_distances(label: LabelSurfaces, block: Index, note: Note | None = None) -> dict[str, Array]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import surface
+from pipeline import distance, surface
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.kernels.surface import UNREACHABLE
 from pipeline.ledger import Ledger
@@ -69,7 +69,8 @@ def test_every_blocking_equals_the_definition(data: st.DataObject) -> None:
     spacing = data.draw(st.sampled_from(SPACINGS))
     block_shape = data.draw(blockings(reference.shape))
     loose = data.draw(st.booleans())
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distance, "FACE_VOXELS", data.draw(st.sampled_from([1, 2, 4, 32])))
         tally = measured_tally(Path(folder), reference, prediction, block_shape, spacing, WIDTHS, loose=loose)
     assert rows_of(tally) == expected_rows(reference, prediction, VoxelSize(spacing).weights)
     assert layers_of(tally) == expected_layers(reference, prediction, WIDTHS)

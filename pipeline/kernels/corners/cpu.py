@@ -11,9 +11,6 @@ from pipeline.kernels.accelerate import Integer, kernel
 
 Array = npt.NDArray[Any]
 
-_WORD = 8
-"""Corners whose codes are read at once."""
-
 FOREGROUND = 0
 """The row that counts the corners of any label."""
 
@@ -106,6 +103,7 @@ def _count_line(
     several: Array,
     start: Integer,
     stop: Integer,
+    places: Array,
     slots: Array,
     labels: Array,
     counts: Array,
@@ -113,41 +111,40 @@ def _count_line(
 ) -> tuple[Integer, Integer]:
     """Count the codes of the mixed corners start ≤ k < stop of four lines.
 
-    Returns the first corner that was not counted, because the table may be too small for its labels, and the labels
-    used.
+    places : room for one corner more than the line has. Returns the first corner that was not counted, because the
+    table may be too small for its labels, and the labels used.
     """
-    words = others.view(np.uint64)
+    mixed = 0
+    for k in range(start, stop):  # without branches, which no processor foresees at the border of a noisy mask
+        places[mixed] = k
+        mixed += others[k] != 0
     row: Integer = -1
     last = np.uint64(0)
-    for word in range(start // _WORD, (stop + _WORD - 1) // _WORD):
-        if words[word] == 0:
-            continue
-        for k in range(max(start, word * _WORD), min(stop, word * _WORD + _WORD)):
-            if others[k] == 0:
-                continue
-            if used + 8 > len(labels):
-                return k, used
-            one = label[k]
-            code: Integer = np.int64(others[k]) ^ 255
-            foreground: Integer = 0
-            while one != 0:
-                foreground |= code
-                if one != last or row < 0:
-                    last = np.uint64(one)
-                    at = _slot(last, slots, labels)
-                    row = slots[at]
-                    if row < 0:
-                        row = used
-                        used += 1
-                        slots[at] = row
-                        labels[row] = one
-                counts[row, code] += 1
-                if several[k] == 0:
-                    break
-                one = _next_label(lines, k, one)
-                code = _code(lines, k, one)
-            if foreground != 255:
-                counts[FOREGROUND, foreground] += 1
+    for i in range(mixed):
+        k = places[i]
+        if used + 8 > len(labels):
+            return k, used
+        one = label[k]
+        code: Integer = np.int64(others[k]) ^ 255
+        foreground: Integer = 0
+        while one != 0:
+            foreground |= code
+            if one != last or row < 0:
+                last = np.uint64(one)
+                at = _slot(last, slots, labels)
+                row = slots[at]
+                if row < 0:
+                    row = used
+                    used += 1
+                    slots[at] = row
+                    labels[row] = one
+            counts[row, code] += 1
+            if several[k] == 0:
+                break
+            one = _next_label(lines, k, one)
+            code = _code(lines, k, one)
+        if foreground != 255:
+            counts[FOREGROUND, foreground] += 1
     return stop, used
 
 
@@ -171,7 +168,8 @@ def count_corner_codes(volume: Array, start: tuple[int, int, int], stop: tuple[i
     smallest = np.zeros(size_x + 2, volume.dtype)
     label = np.zeros(size_x + 1, volume.dtype)
     several = np.zeros(size_x + 1, np.uint8)
-    others = np.zeros((size_x + _WORD) // _WORD * _WORD, np.uint8)
+    others = np.zeros(size_x + 1, np.uint8)
+    places = np.empty(size_x + 1, np.int64)
     for z in range(start[0], stop[0]):
         for y in range(start[1], stop[1]):
             for i in range(4):
@@ -194,5 +192,5 @@ def count_corner_codes(volume: Array, start: tuple[int, int, int], stop: tuple[i
                     slots = np.full(2 * capacity, -1, np.int64)
                     for row in range(1, used):
                         slots[_slot(labels[row], slots, labels)] = row
-                k, used = _count_line(lines, label, others, several, k, stop[2], slots, labels, counts, used)
+                k, used = _count_line(lines, label, others, several, k, stop[2], places, slots, labels, counts, used)
     return labels[:used].copy(), counts[:used].copy()

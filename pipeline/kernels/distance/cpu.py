@@ -238,39 +238,34 @@ def _walk_to_the_face(
     for o in range(outer):
         for c in range(inner):
             top = -1
+            least = np.int64(np.iinfo(np.int64).max)  # of all parabolas so far, at the voxel beyond the face
             # Positions count into the block: the face voxel is 0, the voxels beyond are −1 … −reach.
             for j in range(n):
-                row = n - 1 - j if from_high_face else j
-                value = np.int64(distances[o, row, c])
-                if value >= infinity:
+                rise = weight * (j + 1) * (j + 1)
+                if rise >= least:
+                    break  # nothing that stands so deep can be the lowest anywhere beyond the face
+                value = np.int64(distances[o, n - 1 - j if from_high_face else j, c])
+                if value >= infinity or value + rise >= least:
                     continue
-                lowest = top < 0
-                if not lowest:
+                least = value + rise
+                while top >= 0:
+                    i = apex[top]
+                    s = start[top]
+                    other = np.int64(distances[o, n - 1 - i if from_high_face else i, c])
+                    if value + weight * (s - j) * (s - j) <= other + weight * (s - i) * (s - i):
+                        top -= 1
+                    else:
+                        break
+                if top < 0:
+                    top = 0
+                    apex[0] = j
+                    start[0] = -reach
+                else:
                     i = apex[top]
                     other = np.int64(distances[o, n - 1 - i if from_high_face else i, c])
-                    lowest = value + weight * (j + 1) * (j + 1) < other + weight * (i + 1) * (i + 1)
-                if lowest:
-                    while top >= 0:
-                        i = apex[top]
-                        s = start[top]
-                        other = np.int64(distances[o, n - 1 - i if from_high_face else i, c])
-                        if value + weight * (s - j) * (s - j) <= other + weight * (s - i) * (s - i):
-                            top -= 1
-                        else:
-                            break
-                    if top < 0:
-                        top = 0
-                        apex[0] = j
-                        start[0] = -reach
-                    else:
-                        i = apex[top]
-                        other = np.int64(distances[o, n - 1 - i if from_high_face else i, c])
-                        rise = value - other + weight * (j * j - i * i)
-                        top += 1
-                        apex[top] = j
-                        start[top] = -((-rise) // (2 * weight * (j - i)))
-                if value == 0:
-                    break  # nothing behind a background voxel can be nearer
+                    top += 1
+                    apex[top] = j
+                    start[top] = -((other - value + weight * (i * i - j * j)) // (2 * weight * (j - i)))
             column = o * inner + c
             if fill:
                 for k in range(top + 1):

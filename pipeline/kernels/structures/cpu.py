@@ -11,9 +11,6 @@ from pipeline.kernels.accelerate import Integer, kernel
 
 Array = npt.NDArray[Any]
 
-_WORD = 8
-"""Voxels whose flags are read at once."""
-
 _NARROW_PAGE_BITS = 4
 """Grey values of 16 bits and less are counted 16 neighbours to a page, a cache line; wider ones one by one."""
 
@@ -103,6 +100,7 @@ def _count_line(
     prediction_width: Integer,
     size_x: Integer,
     changes: Array,
+    stops: Array,
     slots: Array,
     pairs: Array,
     voxels: Array,
@@ -113,51 +111,51 @@ def _count_line(
 ) -> Integer:
     """Count one line of voxels, with room for a new pair at every voxel, and leave the row of each run's pair.
 
-    rows : at the first voxel of a run, the row of its pair, −1 for the background. Returns the pairs used.
+    stops : room for one place more than the line has. rows : at the first voxel of a run, the row of its pair, −1 for
+    the background. Returns the pairs used.
     """
-    words = changes.view(np.uint64)
+    found = 0
+    for at in range(size_x + 1):  # without branches: where the next run begins cannot be foreseen
+        stops[found] = at
+        found += changes[at]
     row: Integer = -1
     last_label: Integer = np.uint64(0)
     last_predicted: Integer = np.uint64(0)
     x: Integer = 0
-    for word in range(len(words)):
-        if words[word] == 0:
-            continue
-        for stop in range(word * _WORD, min(word * _WORD + _WORD, size_x + 1)):
-            if changes[stop] == 0:
-                continue
-            label = _value(reference, reference_width, x)
-            predicted = _value(prediction, prediction_width, x)
-            if label == 0 and predicted == 0:
-                rows[x] = -1
-                x = stop
-                continue
-            if row < 0 or label != last_label or predicted != last_predicted:
-                last_label = label
-                last_predicted = predicted
-                at = _pair_slot(label, predicted, slots, pairs)
-                row = slots[at]
-                if row < 0:
-                    row = used
-                    used += 1
-                    slots[at] = row
-                    pairs[row, 0] = label
-                    pairs[row, 1] = predicted
-                    boxes[row, 0] = boxes[row, 3] = z
-                    boxes[row, 1] = boxes[row, 4] = y
-                    boxes[row, 2] = boxes[row, 5] = x
-            run = stop - x
-            voxels[row] += run
-            sums[row, 0] += run * z
-            sums[row, 1] += run * y
-            sums[row, 2] += run * (x + stop - 1) // 2
-            boxes[row, 3] = z  # layers come in ascending order
-            boxes[row, 1] = min(boxes[row, 1], y)
-            boxes[row, 4] = max(boxes[row, 4], y)
-            boxes[row, 2] = min(boxes[row, 2], x)
-            boxes[row, 5] = max(boxes[row, 5], stop - 1)
-            rows[x] = row
+    for i in range(found):
+        stop = stops[i]
+        label = _value(reference, reference_width, x)
+        predicted = _value(prediction, prediction_width, x)
+        if label == 0 and predicted == 0:
+            rows[x] = -1
             x = stop
+            continue
+        if row < 0 or label != last_label or predicted != last_predicted:
+            last_label = label
+            last_predicted = predicted
+            slot = _pair_slot(label, predicted, slots, pairs)
+            row = slots[slot]
+            if row < 0:
+                row = used
+                used += 1
+                slots[slot] = row
+                pairs[row, 0] = label
+                pairs[row, 1] = predicted
+                boxes[row, 0] = boxes[row, 3] = z
+                boxes[row, 1] = boxes[row, 4] = y
+                boxes[row, 2] = boxes[row, 5] = x
+        run = stop - x
+        voxels[row] += run
+        sums[row, 0] += run * z
+        sums[row, 1] += run * y
+        sums[row, 2] += run * (x + stop - 1) // 2
+        boxes[row, 3] = z  # layers come in ascending order
+        boxes[row, 1] = min(boxes[row, 1], y)
+        boxes[row, 4] = max(boxes[row, 4], y)
+        boxes[row, 2] = min(boxes[row, 2], x)
+        boxes[row, 5] = max(boxes[row, 5], stop - 1)
+        rows[x] = row
+        x = stop
     return used
 
 
@@ -252,7 +250,8 @@ def count_structures(
 
     rows = np.zeros(size_x, np.int64)
     line_values = np.zeros(size_x, np.uint64)
-    changes = np.zeros((size_x + _WORD) // _WORD * _WORD, np.uint8)
+    changes = np.zeros(size_x + 1, np.uint8)
+    stops = np.empty(size_x + 2, np.int64)
 
     for z in range(z_start, z_stop):
         for y in range(size_y):
@@ -281,6 +280,7 @@ def count_structures(
                 prediction_width,
                 size_x,
                 changes,
+                stops,
                 slots,
                 pairs,
                 voxels,
