@@ -16,7 +16,7 @@ from pipeline.engine import Client, Progress
 from pipeline.errors import InputError
 from pipeline.report import Comparison, ComparisonRow, Lookalike, LookalikesContent, write_lookalikes
 from pipeline.volume.writing import Multiscale, create_multiscale
-from workflows.comparison_results import slices_of
+from workflows.comparison_content import slices_of
 from workflows.config import ComparisonConfig, ThicknessConfig
 from workflows.lookalikes import lookalikes
 from workflows.phantom import Phantom, vascular_phantom
