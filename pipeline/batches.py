@@ -54,6 +54,8 @@ class Backlog:
         if most < to_row_end:
             pieces = -(-to_row_end // most)
             taken = -(-to_row_end // pieces)
+        elif run.start % self._row:
+            taken = to_row_end
         else:
             taken = min(most, len(run))
             if taken < len(run):

@@ -20,7 +20,7 @@ from pipeline.job import ThicknessJob, distance_dtype, ledger_of
 from pipeline.volume.foreground import Foreground
 from pipeline.volume.opening import Volume
 from pipeline.volume.writing import create_multiscale
-from workflows import compare_segmentations, measure_thickness
+from workflows import measure_thickness
 from workflows.stages import Conclusion, resource
 
 SHAPE = (12, 12, 24)
@@ -45,6 +45,8 @@ def compile_kernels(job: ThicknessJob | ComparisonJob) -> None:
         return
     with TemporaryDirectory(prefix="voxcaliper-") as name:
         if isinstance(job, ComparisonJob):
+            from workflows import compare_segmentations  # it needs numba, which thickness on GPUs does without
+
             for pair in _tiny_comparisons(job, Path(name)):
                 compare_segmentations.create_maps(pair)
                 finish(pair)
@@ -59,6 +61,8 @@ def compile_kernels(job: ThicknessJob | ComparisonJob) -> None:
 def finish(job: ThicknessJob | ComparisonJob) -> None:
     """Every stage of a job in this process, block by block."""
     if isinstance(job, ComparisonJob):
+        from workflows import compare_segmentations
+
         stages, conclusions = compare_segmentations.stages(job), compare_segmentations.conclusions(job)
     else:
         stages, conclusions = measure_thickness.stages(job), measure_thickness.conclusions(job)

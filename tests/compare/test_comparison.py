@@ -124,7 +124,7 @@ def test_topology_in_smaller_blocks_than_the_rest(
         found.append((tasks, result_bytes(folder)))
     assert found[0][1] == found[1][1]
     assert [tasks["overlap"] for tasks, _ in found] == [1, 1]
-    assert [tasks["components"] for tasks, _ in found] == [1, 32]
+    assert [tasks["components"] for tasks, _ in found] == [1, 16]
 
 
 def test_measures_equal_their_definitions(place: Place, tmp_path: Path) -> None:

@@ -218,7 +218,8 @@ def test_components_are_those_of_cc3d_and_scikit_image(cut: tuple[Labels, Index]
     assert set(ours) == set(labels_in(labels))
     for label, pieces in ours.items():
         mask = labels == label
-        assert cc3d.connected_components(mask, connectivity=connectivity, return_N=True)[1] == pieces
+        # As uint8: cc3d 4.1 fails on some bool volumes that are one voxel wide.
+        assert cc3d.connected_components(mask.view(np.uint8), connectivity=connectivity, return_N=True)[1] == pieces
         numbered = measure.label(mask, connectivity=CONNECTIVITIES.index(connectivity) + 1)
         assert numbered.max() == pieces
 
