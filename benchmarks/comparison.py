@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import math
 import multiprocessing
@@ -257,6 +258,7 @@ def surface_peaks(side: int, block_side: int, rehearsal_side: int) -> dict[str, 
     found = dict.fromkeys(SURFACE_STAGES, 0)
     with tempfile.TemporaryDirectory() as folder:
         labels = _label_surfaces(pair, Ledger(Path(folder)))
+        ctypes.CDLL(None).malloc_trim(0)  # or what making the volumes left in the heap would count as at rest
         rest = resident("VmRSS")
         for stage in SURFACE_STAGES:
             for block in pair.grid:
@@ -425,7 +427,8 @@ def _peak_table(peaks: Mapping[str, int], side: int) -> Table:
         f"Most memory of a surface task beside the process at rest, one label, blocks of {side}³",
         ("stage", "peak, MiB", "bytes per voxel of the block"),
         tuple((stage, f"{peak / 2**20:.1f}", f"{peak / side**3:.1f}") for stage, peak in peaks.items()),
-        "With what a task reads: both label volumes and the masks made of them.",
+        "With what a task reads: both label volumes and the masks made of them. Memory that earlier tasks did not give"
+        " back counts for the task, as it does in a worker.",
     )
 
 

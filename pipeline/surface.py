@@ -202,12 +202,19 @@ class LabelSurfaces:
 
     def field(self, kind: Kind, side: Side) -> distance.Field:
         """The distance from the elements of one side to those of the other: direction (kind, side)."""
-        grid: distance.Grid = self.blocks if kind == "voxels" else CornerGrid(self.blocks)
-        return distance.Field(
-            grid, self.voxel_size.weights, self.dtype, "unknown", self.ledger, STAGE_OF_AXIS,
-            prefix=f"{self.name}-{kind}-of-{side}-",
-            background=self.elements_box(kind, _other(side)), wanted=self.elements_box(kind, side),
-        )  # fmt: skip
+        return self._fields[kind, side]
+
+    @cached_property
+    def _fields(self) -> dict[tuple[Kind, Side], distance.Field]:
+        grids: dict[Kind, distance.Grid] = {"voxels": self.blocks, "corners": CornerGrid(self.blocks)}
+        return {
+            (kind, side): distance.Field(
+                grids[kind], self.voxel_size.weights, self.dtype, "unknown", self.ledger, STAGE_OF_AXIS,
+                prefix=f"{self.name}-{kind}-of-{side}-",
+                background=self.elements_box(kind, _other(side)), wanted=self.elements_box(kind, side),
+            )
+            for kind, side in DIRECTIONS
+        }  # fmt: skip
 
     def array(self, what: str, side: Side) -> str:
         """The name of an array of one side in the parcels."""
