@@ -7,6 +7,7 @@ import getpass
 import math
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import dask
 from distributed import Client
 
-from cluster.local import dashboard_address, interrupts_held
+from cluster.local import PORT_TAKEN, dashboard_address, interrupts_held
 from cluster.profile import SlurmProfile
 from cluster.security import address_of, temporary_credentials
 from cluster.slurm import SlurmJobs, cancel_jobs, name_of
@@ -51,7 +52,8 @@ def slurm_workers(
     with temporary_credentials(logs) as security, contextlib.ExitStack() as stack:
         cancel_jobs(name)  # of a driver that was killed
         dashboard = dashboard_address()
-        with interrupts_held():
+        with interrupts_held(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=PORT_TAKEN)
             kind: Any = SlurmStep if steps else SlurmJobs
             try:
                 cluster = kind(profile, security, name=name, logs=logs, host=host, dashboard=dashboard)

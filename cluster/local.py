@@ -33,6 +33,8 @@ MEMORY_SHARE = 0.85
 CARD_THREADS = (4, 16)
 """Fewest and most threads of a worker with a card; between them, its share of the cores."""
 DASHBOARD_PORT = 8787
+PORT_TAKEN = r"\s*Port \d+ is already in use"
+"""What Dask warns of when someone was faster; it takes another port then, and that one is shown."""
 MEMORY_SETTINGS = {
     # The planner has the memory summed up; spilling or pausing would only hide a wrong sum.
     "distributed.worker.memory.target": False,
@@ -91,8 +93,7 @@ def default_workers(count: int | None = None, device: DeviceChoice = "cpu") -> W
 def local_workers(offer: Workers) -> Iterator[Client]:
     """A client of worker processes on this machine, which end with the context."""
     with interrupts_held(), warnings.catch_warnings():
-        # Two runs that begin at once may both find the usual port free; Dask then takes another for one of them.
-        warnings.filterwarnings("ignore", message=r"Port \d+ is already in use")
+        warnings.filterwarnings("ignore", message=PORT_TAKEN)
         threads = offer.threads // offer.count
         cluster = _LocalWorkers(
             offer.cards, n_workers=offer.count, threads_per_worker=threads,

@@ -11,7 +11,7 @@ from tests.workflows.conftest import Command
 from tests.workflows.runs import ROOT, results
 from workflows.run_folder import open_run_folder
 
-# In every worker: a block of one stage takes ten thousand bytes a voxel more than the plan has summed up.
+# In every worker: a block of one stage takes seven thousand bytes a voxel more than the plan has summed up.
 GREEDY = """
 import os
 if os.environ.get("GREEDY_BYTES"):
@@ -23,7 +23,7 @@ if os.environ.get("GREEDY_BYTES"):
         box = job.grid.box(block)
         if job.grid.shape == (64, 64, 64):
             held = numpy.ones(int(os.environ["GREEDY_BYTES"]) * box.voxels, numpy.uint8)
-            time.sleep(1)  # for whoever looks at the memory
+            time.sleep(60 if box.voxels == 64**3 else 0)  # until whoever looks at the memory has seen it
         return keep(job, block, clock)
 
     workflows.measure_thickness.keep_centres = greedy
@@ -32,13 +32,13 @@ if os.environ.get("GREEDY_BYTES"):
 
 @pytest.fixture
 def greedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of 1.4 GiB, or one of 2.7; a block of 64³ voxels takes as much, one of 32³ an eighth of it."""
+    """Two workers of 0.8 GiB, or one of 1.5: a block of 64³ voxels takes more than either, one of 32³ an eighth."""
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "sitecustomize.py").write_text(GREEDY)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'start'}{os.pathsep}{ROOT}")
-    monkeypatch.setenv("GREEDY_BYTES", "10000")
-    monkeypatch.setattr("cluster.local.MEMORY_LIMIT", int(3.2 * 2**30))
-    monkeypatch.setattr("cluster.open.FAILURES", 1)
+    monkeypatch.setenv("GREEDY_BYTES", "7000")
+    monkeypatch.setattr("cluster.local.MEMORY_LIMIT", int(1.8 * 2**30))
+    monkeypatch.setattr("cluster.open.FAILURES", 0)
     monkeypatch.setattr("workflows.plan_thickness.BLOCK_SIDES", (64, 32))
 
 
