@@ -8,6 +8,7 @@ threshold = [63]
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def read_run_file(path: Path) -> tuple[ThicknessConfig | ComparisonConfig, Path]
         content["parts"] = [part for part in PARTS if part in content["parts"] or part == "overlap"]
     model = KINDS[workflow]
     try:
-        return model.model_validate(content), folder / Path(run).expanduser()
+        return model.model_validate(content), Path(os.path.abspath(folder / Path(run).expanduser()))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("tuple["))
