@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.profile import Profile
+from pipeline.engine import Progress
 from pipeline.errors import InputError, VoxcaliperError
 from pipeline.geometry import VoxelSize
 from workflows import cluster_commands, comparison_commands
@@ -230,7 +231,7 @@ def convert(
             voxel_size=VoxelSize(size) if size else None,
             block_shape=block_shape_of(block_shape),
             kind="labels" if labels else "auto",
-            report_progress=lambda stage, done, total: progress.stage(stage, done, total, done, total),
+            report_progress=lambda stage, done, total: progress.stage(Progress(stage, done, total, done, total)),
         )
     print(target)
 

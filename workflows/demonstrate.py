@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,10 @@ def demonstrate(
         run, job = start(config, folder / "run", offer)
         with run.locked(), reporter(quiet=quiet) as progress:
 
-            def tell(step: Progress) -> None:
-                progress.stage(step.stage, step.blocks, step.of_blocks, step.voxels, step.of_voxels)
-
             def compare(statistics: Mapping[str, Any]) -> Comparison:
                 return compared(phantom, statistics)
 
-            statistics = execute(client, offer, run, job, report=tell, compare=compare)
+            statistics = execute(client, offer, run, job, report=progress.stage, compare=compare)
         page = compare_lookalikes(client, offer, folder / "lookalikes", quiet=quiet, say=say)
     return Demonstration(mask.path, run, statistics, compared(phantom, statistics), page)
 
@@ -100,7 +97,7 @@ def compare_lookalikes(
         with run.locked(), reporter(quiet=quiet) as progress:
 
             def tell(step: Progress, name: str = name, progress: Reporter = progress) -> None:
-                progress.stage(f"{name}: {step.stage}", step.blocks, step.of_blocks, step.voxels, step.of_voxels)
+                progress.stage(replace(step, stage=f"{name}: {step.stage}"))
 
             results = execute_comparison(client, offer, run, job, report=tell)
         shown.append(Lookalike(name, results, slices_of(job)[0], f"{_slug(name)}/report.html"))

@@ -13,7 +13,7 @@ from cluster.open import foretold, open_cluster
 from cluster.profile import Profile, with_more_memory
 from pipeline.engine import Client, Progress
 from pipeline.errors import LostWorkersError
-from workflows.options import introduce, say, told
+from workflows.options import introduce, say
 from workflows.progress import reporter
 from workflows.run_folder import RunFolder
 
@@ -54,7 +54,7 @@ def carry_out(
                         locks.enter_context(started[0].locked())
                     folder, job = started
                     with reporter(quiet=quiet) as progress:
-                        return execute(client, offer, folder, job, report=told(progress))
+                        return execute(client, offer, folder, job, report=progress.stage)
             except LostWorkersError as error:
                 roomier = with_more_memory(profile, offer.count) if offer else None
                 if roomier is None or started is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,10 +11,9 @@ import typer
 from cluster.local import DeviceChoice, Workers
 from cluster.open import foretold, open_cluster
 from cluster.profile import LocalProfile, Profile, SchedulerProfile, read_profile
-from pipeline.engine import Client, Progress
+from pipeline.engine import Client
 from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
-from workflows.progress import Reporter
 
 
 def numbers(text: str, *, name: str, counts: tuple[int, ...]) -> tuple[float, ...]:
@@ -118,18 +116,6 @@ def border_of(text: str) -> Literal["unknown", "closed"]:
     if text in ("unknown", "closed"):
         return text  # type: ignore[return-value]
     raise InputError(f"--border must be unknown or closed, but {text!r} was given.")
-
-
-def told(progress: Reporter) -> Callable[[Progress], None]:
-    """What tells a reporter how far a stage is."""
-
-    def tell(step: Progress) -> None:
-        progress.stage(
-            step.stage, step.blocks, step.of_blocks, step.voxels, step.of_voxels, found=step.found,
-            run_left=step.run_seconds_left,
-        )  # fmt: skip
-
-    return tell
 
 
 def say(text: str, *, quiet: bool = False) -> None:

@@ -13,6 +13,8 @@ from typing import Any, Protocol, Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.engine import Progress as Step
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -28,27 +30,13 @@ def duration(seconds: float) -> str:
 
 
 class Reporter(Protocol):
-    """Something that is told how far a stage is: its name, steps and voxels done and in all.
-
-    found : steps among them that were done before. run_left : seconds that the whole run takes yet, None where nobody
-    knows.
-    """
+    """Something that is told how far a stage is."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def stage(
-        self,
-        name: str,
-        steps: int,
-        of_steps: int,
-        voxels: int,
-        of_voxels: int,
-        *,
-        found: int = 0,
-        run_left: float | None = None,
-    ) -> None: ...
+    def stage(self, step: Step) -> None: ...
 
 
 class QuietReporter:
@@ -60,17 +48,7 @@ class QuietReporter:
     def __exit__(self, *_: object) -> None:
         return
 
-    def stage(
-        self,
-        name: str,
-        steps: int,
-        of_steps: int,
-        voxels: int,
-        of_voxels: int,
-        *,
-        found: int = 0,
-        run_left: float | None = None,
-    ) -> None:
+    def stage(self, step: Step) -> None:
         return
 
 
@@ -102,32 +80,22 @@ class TerminalReporter:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def stage(
-        self,
-        name: str,
-        steps: int,
-        of_steps: int,
-        voxels: int,
-        of_voxels: int,
-        *,
-        found: int = 0,
-        run_left: float | None = None,
-    ) -> None:
-        at_work = run_left is not None and steps < of_steps
+    def stage(self, step: Step) -> None:
+        left = step.run_seconds_left
         fields: dict[str, Any] = {
-            "steps": f"{steps:,}/{of_steps:,}",
+            "steps": f"{step.blocks:,}/{step.of_blocks:,}",
             "rate": "–",
-            "run": f"run {duration(run_left)}" if at_work and run_left is not None else "",
+            "run": f"run {duration(left)}" if left is not None and step.blocks < step.of_blocks else "",
         }
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=of_voxels, **fields)
-            self._begin[name] = (time.monotonic(), voxels)
-        begin, before = self._begin[name]
+        if step.stage not in self._tasks:
+            self._tasks[step.stage] = self._progress.add_task(step.stage, total=step.of_voxels, **fields)
+            self._begin[step.stage] = (time.monotonic(), step.voxels)
+        begin, before = self._begin[step.stage]
         seconds = time.monotonic() - begin
-        done = (voxels - before) * (1 - found / max(steps, 1))
+        done = _done_now(step, before)
         if seconds > 0 and done > 0:
             fields["rate"] = f"{done / seconds / 1e6:.1f}"
-        self._progress.update(self._tasks[name], completed=voxels, **fields)
+        self._progress.update(self._tasks[step.stage], completed=step.voxels, **fields)
 
 
 class LineReporter:
@@ -144,34 +112,30 @@ class LineReporter:
     def __exit__(self, *_: object) -> None:
         return
 
-    def stage(
-        self,
-        name: str,
-        steps: int,
-        of_steps: int,
-        voxels: int,
-        of_voxels: int,
-        *,
-        found: int = 0,
-        run_left: float | None = None,
-    ) -> None:
+    def stage(self, step: Step) -> None:
         now = time.monotonic()
-        begin, before = self._begin.setdefault(name, (now, voxels))
-        ended = steps == of_steps
+        begin, before = self._begin.setdefault(step.stage, (now, step.voxels))
+        ended = step.blocks == step.of_blocks
         if not ended and now - self._last < SECONDS_BETWEEN_LINES:
             return
         self._last = now
-        line = f"{name}: {steps:,} of {of_steps:,} blocks"
-        done = (voxels - before) * (1 - found / max(steps, 1))
-        if found == of_steps:
+        line = f"{step.stage}: {step.blocks:,} of {step.of_blocks:,} blocks"
+        done = _done_now(step, before)
+        if step.found == step.of_blocks:
             line += ", finished before"
         elif now > begin and done > 0:
             rate = done / (now - begin)
+            left = duration((step.of_voxels - step.voxels) / rate)
             line += f", {rate / 1e6:.1f} Mvoxel/s"
-            line += f" in {now - begin:.1f} s" if ended else f", about {duration((of_voxels - voxels) / rate)} left"
-        if run_left is not None and run_left >= 1:
-            line += f"; run: about {duration(run_left)} left"
+            line += f" in {now - begin:.1f} s" if ended else f", about {left} left"
+        if step.run_seconds_left is not None and step.run_seconds_left >= 1:
+            line += f"; run: about {duration(step.run_seconds_left)} left"
         print(line, file=self._stream, flush=True)
+
+
+def _done_now(step: Step, before: int) -> float:
+    """Voxels done since this process began with the stage, without the blocks that it found finished."""
+    return (step.voxels - before) * (1 - step.found / max(step.blocks, 1))
 
 
 def reporter(*, quiet: bool) -> Reporter:

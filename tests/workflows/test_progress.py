@@ -8,6 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from pipeline.engine import Progress
 from workflows.progress import LineReporter, QuietReporter, TerminalReporter, duration, reporter
 
 
@@ -34,9 +35,9 @@ def test_lines() -> None:
     stream = io.StringIO()
     with LineReporter(stream) as lines:
         for steps in range(1001):
-            lines.stage("mask", steps, 1000, steps * 10**6, 10**9)
-        lines.stage("centres", 0, 1, 0, 10**6)
-        lines.stage("centres", 1, 1, 10**6, 10**6)
+            lines.stage(Progress("mask", steps, 1000, steps * 10**6, 10**9))
+        lines.stage(Progress("centres", 0, 1, 0, 10**6))
+        lines.stage(Progress("centres", 1, 1, 10**6, 10**6))
     first, *_, last, ended = stream.getvalue().splitlines()
     assert first == "mask: 0 of 1,000 blocks"
     assert last.startswith("mask: 1,000 of 1,000 blocks, ")
@@ -51,7 +52,7 @@ def test_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     with LineReporter(stream) as lines:
         for steps in (2, 3, 4, 5, 6, 8):
-            lines.stage("mask", steps, 8, steps * 10**7, 8 * 10**7)
+            lines.stage(Progress("mask", steps, 8, steps * 10**7, 8 * 10**7))
     assert stream.getvalue().splitlines() == [
         "mask: 5 of 8 blocks, 2.5 Mvoxel/s, about 12 s left",
         "mask: 8 of 8 blocks, 3.0 Mvoxel/s in 20.0 s",
@@ -61,13 +62,13 @@ def test_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_left_of_the_run() -> None:
     stream = io.StringIO()
     with LineReporter(stream) as lines:
-        lines.stage("mask", 0, 8, 0, 8)
-        lines.stage("centres", 8, 8, 8, 8, run_left=7000.0)
+        lines.stage(Progress("mask", 0, 8, 0, 8))
+        lines.stage(Progress("centres", 8, 8, 8, 8, run_seconds_left=7000.0))
     assert "run:" not in stream.getvalue().splitlines()[0]
     assert stream.getvalue().splitlines()[1].endswith("; run: about 1 h 57 min left")
     shown = Terminal()
     with TerminalReporter(Console(file=shown, width=140, force_terminal=True)) as bars:
-        bars.stage("mask", 1, 2, 1_000_000, 2_000_000, run_left=240.0)
+        bars.stage(Progress("mask", 1, 2, 1_000_000, 2_000_000, run_seconds_left=240.0))
     assert "run 4 min" in shown.getvalue()
 
 
@@ -77,8 +78,8 @@ def test_what_was_done_before_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> Non
     stream = io.StringIO()
     with LineReporter(stream) as lines:
         for name, found in (("mask", 8), ("centres", 6)):
-            lines.stage(name, 0, 8, 0, 8 * 10**7)
-            lines.stage(name, 8, 8, 8 * 10**7, 8 * 10**7, found=found)
+            lines.stage(Progress(name, 0, 8, 0, 8 * 10**7))
+            lines.stage(Progress(name, 8, 8, 8 * 10**7, 8 * 10**7, found=found))
     assert stream.getvalue().splitlines() == [
         "mask: 0 of 8 blocks",
         "mask: 8 of 8 blocks, finished before",
@@ -99,9 +100,9 @@ def test_bars() -> None:
     shown = Terminal()
     console = Console(file=shown, width=120, force_terminal=True)
     with TerminalReporter(console) as bars:
-        bars.stage("mask", 0, 2, 0, 2_000_000)
-        bars.stage("mask", 2, 2, 2_000_000, 2_000_000)
-        bars.stage("distance-y", 1, 2, 1_000_000, 2_000_000)
+        bars.stage(Progress("mask", 0, 2, 0, 2_000_000))
+        bars.stage(Progress("mask", 2, 2, 2_000_000, 2_000_000))
+        bars.stage(Progress("distance-y", 1, 2, 1_000_000, 2_000_000))
     text = shown.getvalue()
     assert "mask" in text
     assert "2/2 blocks" in text
@@ -111,5 +112,5 @@ def test_bars() -> None:
 
 def test_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     with reporter(quiet=True) as nothing:
-        nothing.stage("mask", 1, 1, 1, 1)
+        nothing.stage(Progress("mask", 1, 1, 1, 1))
     assert capsys.readouterr() == ("", "")
