@@ -34,6 +34,7 @@ from workflows.options import (
     numbers,
     offer_of,
     profile_of,
+    say,
     voxel_size_of,
 )
 from workflows.run_folder import RunFolder
@@ -216,7 +217,7 @@ def start_and_finish(config: ComparisonConfig, run: Path, profile: Profile, *, q
         device=config.device,
         begin=partial(start_comparison, config, run),
         again=reopen_comparison,
-        execute=execute_comparison,
+        execute=partial(execute_comparison, say=say),
         quiet=quiet,
     )
 
@@ -232,7 +233,7 @@ def go_on(profile: Profile, folder: RunFolder, *, quiet: bool) -> None:
         device=folder.common.device,
         begin=lambda offer: (folder, reopen_comparison(folder, offer)),
         again=reopen_comparison,
-        execute=execute_comparison,
+        execute=partial(execute_comparison, say=say),
         quiet=quiet,
     )
     (print_comparison if folder.workflow == "compare" else print_structures)(folder.path, results)

@@ -177,11 +177,16 @@ def comparison_card_bytes(job: ComparisonJob) -> Mapping[str, int]:
     return {name: value + CARD_FIXED_BYTES for name, value in stages.items()}
 
 
-def choose_comparison_blocks(job: ComparisonJob, run: Path, workers: Workers) -> ComparisonJob:
-    """The largest blocks that fit a worker's memory and leave every thread some, aligned to the reference."""
+def choose_comparison_blocks(
+    job: ComparisonJob, run: Path, workers: Workers, *, below: int = BLOCK_SIDES[0] + 1
+) -> ComparisonJob:  # fmt: skip
+    """The largest blocks that fit a worker's memory and leave every thread some, aligned to the reference.
+
+    below : only blocks of smaller sides than this are tried.
+    """
     unit = job.reference.shard_shape or job.reference.chunk_shape
     smallest = with_blocks(job, fitted(BLOCK_SIDES[-1], unit), run, maps=bool(job.maps))
-    for side in BLOCK_SIDES:
+    for side in (side for side in BLOCK_SIDES if side < below):
         candidate = with_blocks(job, fitted(side, unit), run, maps=bool(job.maps))
         few = len(candidate.grid) < BLOCKS_PER_THREAD * workers.threads and len(candidate.grid) < len(smallest.grid)
         if few and max(candidate.grid.block_shape) > SMALLEST_SIDE_FOR_SPREAD:

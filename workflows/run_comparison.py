@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from workflows.plan_comparison import (
     open_comparison,
 )
 from workflows.run_folder import RunFolder, create_run, tidy
+from workflows.smaller_blocks import begin_again, in_blocks_that_fit
 from workflows.warm_up import warm_up
 from workflows.watching import watched, write_timings
 
@@ -61,9 +63,13 @@ def reopen_comparison(run: RunFolder, workers: Workers) -> ComparisonJob:
 
 
 def execute_comparison(
-    client: Client, workers: Workers, run: RunFolder, job: ComparisonJob, *, report: Callable[[Progress], None]
-) -> dict[str, Any]:
-    """Compare what is not compared yet and write the results; returns the contents of the main result file."""
+    client: Client, workers: Workers, run: RunFolder, job: ComparisonJob, *, report: Callable[[Progress], None],
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Compare what is not compared yet and write the results; returns the contents of the main result file.
+
+    say : told what a person should know while it runs.
+    """
     began = time.perf_counter()
     with watched(client, workers, run, report) as watch:
         watch.log.info("begin: %s on %d workers (%s)", job.reference.name, workers.count, workers.description)
@@ -71,7 +77,10 @@ def execute_comparison(
             if image.path.exists():
                 sweep_partials(image.path)
         warm_up(client, job)
-        totals = compare(client, job, report=watch.tell)
+        totals, job = in_blocks_that_fit(
+            partial(compare, client, report=watch.tell), job, partial(_with_smaller_blocks, run, workers),
+            workers=workers, watch=watch, say=say,
+        )  # fmt: skip
         for name, stage in totals.items():
             watch.log.info("stage %s: %s", name, stage)
         write_timings(run, totals)
@@ -79,3 +88,13 @@ def execute_comparison(
         tidy(run)
         watch.log.info("complete")
     return results
+
+
+def _with_smaller_blocks(run: RunFolder, workers: Workers, job: ComparisonJob) -> ComparisonJob | None:
+    """The comparison anew in the next smaller blocks, where the plan may choose them; the larger ones' leftovers go."""
+    smaller = choose_comparison_blocks(job, run.path, workers, below=max(job.grid.block_shape))
+    if run.comparison_config().block_shape is not None or max(smaller.grid.block_shape) >= max(job.grid.block_shape):
+        return None
+    leftovers = [job.ledger.folder, *(image.path for image in job.maps.values())]
+    begin_again(run, leftovers, make_comparison_plan(smaller, task_counts(smaller)))
+    return smaller

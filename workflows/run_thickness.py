@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.local import Workers
 from pipeline.engine import Client, Progress
-from pipeline.errors import DeviceMemoryError, LostWorkersError, RunError
-from pipeline.files import write_json
+from pipeline.errors import RunError
 from pipeline.job import ThicknessJob
 from pipeline.report import Comparison
 from pipeline.volume.writing import sweep_partials
@@ -19,6 +18,7 @@ from workflows.config import ThicknessConfig
 from workflows.measure_thickness import measure
 from workflows.plan_thickness import check_memory, choose_blocks, make_plan, open_job
 from workflows.run_folder import RunFolder, create_run, tidy
+from workflows.smaller_blocks import begin_again, in_blocks_that_fit
 from workflows.thickness_results import write_results
 from workflows.warm_up import warm_up
 from workflows.watching import watched, write_timings
@@ -69,18 +69,10 @@ def execute(
         if job.map is not None and job.map.path.exists():
             sweep_partials(job.map.path)
         warm_up(client, job)
-        while True:
-            try:
-                totals = measure(client, job, report=watch.tell)
-                break
-            except (DeviceMemoryError, LostWorkersError) as error:
-                if isinstance(error, LostWorkersError) and workers.more_memory:
-                    raise  # fewer tasks at a time come first: they need no block again
-                job = _with_smaller_blocks(run, job, workers, error)
-                retold = f"{error} The run begins again with blocks of {job.grid.block_shape} voxels."
-                watch.log.warning(retold)
-                say(retold)
-                watch.look_again()
+        totals, job = in_blocks_that_fit(
+            partial(measure, client, report=watch.tell), job, partial(_with_smaller_blocks, run, workers),
+            workers=workers, watch=watch, say=say,
+        )  # fmt: skip
         for name, stage in totals.items():
             watch.log.info("stage %s: %s", name, stage)
         write_timings(run, totals)
@@ -90,14 +82,10 @@ def execute(
     return statistics
 
 
-def _with_smaller_blocks(
-    run: RunFolder, job: ThicknessJob, workers: Workers, error: DeviceMemoryError | LostWorkersError
-) -> ThicknessJob:  # fmt: skip
+def _with_smaller_blocks(run: RunFolder, workers: Workers, job: ThicknessJob) -> ThicknessJob | None:
     """The run anew in the next smaller blocks, where the plan may choose them; what the larger ones left is removed."""
     smaller = choose_blocks(job, run.path, workers, below=max(job.grid.block_shape))
     if run.config().block_shape is not None or max(smaller.grid.block_shape) >= max(job.grid.block_shape):
-        raise error
-    for folder in [job.ledger.folder] + ([job.map.path] if job.map else []):
-        shutil.rmtree(folder, ignore_errors=True)
-    write_json(run.path / "plan.json", make_plan(smaller).model_dump(mode="json"))
+        return None
+    begin_again(run, [job.ledger.folder, *([job.map.path] if job.map else [])], make_plan(smaller))
     return smaller

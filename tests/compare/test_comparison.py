@@ -22,18 +22,21 @@ from scipy import ndimage
 from cluster.open import open_cluster
 from cluster.profile import LocalProfile
 from pipeline import comparison
-from pipeline.errors import InputError
+from pipeline.errors import DeviceMemoryError, InputError, LostWorkersError
 from pipeline.geometry import Index, VoxelSize
 from pipeline.kernels.reference import squared_local_radius
 from pipeline.measures.corners import surface_areas
 from tests.compare.blockwise import homology, plain_components
 from tests.compare.pairs import label_pairs
-from tests.compare.runs import Place, compared, map_bytes, maps, result_bytes, stored
+from tests.compare.runs import OFFER, Place, compared, map_bytes, maps, result_bytes, stored
 from tests.compare.surfaces import expected_rows
 from tests.cuda_shim.compiling import compiler
 from tests.cuda_shim.cupy_on_cpu import pretended
 from tests.phantoms import ball, noise
 from tests.shared_data import shared_data
+from workflows import compare_segmentations
+from workflows.config import ComparisonConfig
+from workflows.run_comparison import execute_comparison, reopen_comparison, start_comparison
 
 Labels = npt.NDArray[Any]
 HUGE = 2**40
@@ -410,3 +413,35 @@ def surface_distances(mask: Labels, other: Labels, spacing: tuple[float, float, 
     """µm from each surface voxel of a mask to the other's surface."""
     distances = ndimage.distance_transform_edt(~surface(other), sampling=spacing)
     return np.asarray(distances)[surface(mask)]
+
+
+@pytest.mark.parametrize("refusal", [DeviceMemoryError, LostWorkersError])
+def test_blocks_that_fit_nowhere_become_smaller(
+    refusal: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflows.plan_comparison.BLOCK_SIDES", (32, 16))
+    plain = compare_segmentations.count_surface_distances
+
+    def refusing(job: Any, block: Index, clock: Any) -> Any:
+        if job.grid.block_shape == (32, 32, 32):
+            raise refusal("There is no room.")
+        return plain(job, block, clock)
+
+    monkeypatch.setattr(compare_segmentations, "count_surface_distances", refusing)
+    reference = noise((32, 32, 32), 2.0, 4).astype(np.uint8)
+    volumes = [stored(tmp_path, "reference", reference), stored(tmp_path, "prediction", np.roll(reference, 1, 0))]
+    config = ComparisonConfig(reference=volumes[0], prediction=volumes[1], voxel_size_um=(1.0, 1.0, 1.0))
+    said: list[str] = []
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
+        run, job = start_comparison(config, tmp_path / "run", OFFER)
+        assert job.grid.block_shape == (32, 32, 32)
+        found = execute_comparison(client, OFFER, run, job, report=lambda _: None, say=said.append)
+        assert said == ["There is no room. The run begins again with blocks of (16, 16, 16) voxels."]
+        assert run.comparison_plan().block_shape == (16, 16, 16)
+        asked = config.model_copy(update={"block_shape": (32, 32, 32)})
+        run, job = start_comparison(asked, tmp_path / "asked", OFFER)
+        with pytest.raises(refusal, match="no room"):
+            execute_comparison(client, OFFER, run, job, report=lambda _: None)
+        monkeypatch.setattr(compare_segmentations, "count_surface_distances", plain)
+        job = reopen_comparison(run, OFFER)
+        assert execute_comparison(client, OFFER, run, job, report=lambda _: None) == found
