@@ -80,7 +80,7 @@ def security_for(profile: SchedulerProfile) -> Security | None:
     """
     files = (profile.ca_file, profile.certificate, profile.key)
     if not profile.address.startswith("tls://"):
-        if not (profile.unencrypted or is_here(profile.address)):
+        if not (profile.unencrypted or is_here(profile.address)) and names_a_host(profile.address):
             raise InputError(
                 f"The scheduler {profile.address} is on another machine and not encrypted, so anyone on the way could"
                 " read everything and run code as you; use a tls:// address, or say --unencrypted if this is meant."
@@ -101,6 +101,12 @@ def security_for(profile: SchedulerProfile) -> Security | None:
     assert profile.certificate is not None
     assert profile.key is not None
     return security_of(profile.ca_file, profile.certificate, profile.key)
+
+
+def names_a_host(address: str) -> bool:
+    """Whether an address names a host by a protocol of plain connections; nothing answers at any other."""
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    return bool(parts.hostname) and parts.scheme in ("tcp", "ws")
 
 
 def is_here(address: str) -> bool:

@@ -349,8 +349,10 @@ def _refuse_values_that_are_not_finite(name: str, values: Array, counts: Array, 
     if not wrong.any():
         return
     reference, prediction = (int(label) for label in labels[wrong][0])
+    number = int(counts[wrong].sum())
     where = f"label {reference} of the reference" if reference else f"label {prediction} of the prediction"
     raise InputError(
-        f"{name} has {int(counts[wrong].sum())} values that are not finite ({values[wrong][0]}) inside"
+        f"{name} has {'a value that is' if number == 1 else f'{number:,} values that are'} not finite"
+        f" ({values[wrong][0]}) inside"
         f" {where}; fill them, or make these voxels background."
     )

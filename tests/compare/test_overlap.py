@@ -188,7 +188,7 @@ def test_grey_values_that_are_not_finite_are_refused_inside_a_label_only(value: 
     image[0, 0, 0] = value
     assert whole(labels, None, image)["grey-values"].tolist() == [0.0]
     image[1, 1, 1] = value
-    with pytest.raises(InputError, match=r"1 values that are not finite .* inside label 500 of the reference"):
+    with pytest.raises(InputError, match=r"a value that is not finite .* inside label 500 of the reference"):
         whole(labels, None, image)
     with pytest.raises(InputError, match=r"label 500 of the prediction"):
         whole(np.zeros_like(labels), labels, image)

@@ -197,7 +197,7 @@ def test_grey_values_of_a_comparison_that_are_no_numbers(here: Command, schedule
         "compare", tmp_path / "labels.zarr", tmp_path / "labels.zarr", "--image", tmp_path / "grey.zarr",
         "--run", tmp_path / "run", "--voxel-size-um", "1", "--block-shape", "4", "--scheduler", scheduler, "--quiet",
     ).failure()  # fmt: skip
-    assert f"The image {tmp_path / 'grey.zarr'} has 1 values that are not finite (nan) inside label 1" in message
+    assert f"The image {tmp_path / 'grey.zarr'} has a value that is not finite (nan) inside label 1" in message
     assert not any((tmp_path / "run" / name).exists() for name in ("comparison.json", "report.html", "provenance.json"))
 
 
