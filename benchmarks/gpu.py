@@ -88,13 +88,13 @@ class Steps:
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
     """Some work and its milliseconds on the current stream, by events before and after it."""
-    event = cuda.library().cuda.Event
+    event = cuda.checked_cupy().cuda.Event
     begin, end = event(), event()
     begin.record()
     result = work()
     end.record()
     end.synchronize()
-    return result, float(cuda.library().cuda.get_elapsed_time(begin, end))
+    return result, float(cuda.checked_cupy().cuda.get_elapsed_time(begin, end))
 
 
 def median_of(work: Callable[[], object], repeats: int = REPEATS) -> float:
@@ -107,7 +107,7 @@ def ceilings(copy_bytes: int = COPY_BYTES, lane_steps: int = LANE_STEPS) -> Ceil
     """Measure what the card can do."""
     import cupyx
 
-    cupy = cuda.library()
+    cupy = cuda.checked_cupy()
     source, target = cupy.zeros(copy_bytes, np.uint8), cupy.empty(copy_bytes, np.uint8)
     pinned = cupyx.zeros_pinned(copy_bytes, np.uint8)
 
@@ -133,7 +133,7 @@ def kernels_timed() -> Iterator[dict[str, list[tuple[Any, Any]]]]:
     """Every kernel that is launched in this context with an event before and one after it, by its name."""
     launched: dict[str, list[tuple[Any, Any]]] = {}
     plain = cuda.function
-    event = cuda.library().cuda.Event
+    event = cuda.checked_cupy().cuda.Event
 
     def function(source: str, name: str, dtype: npt.DTypeLike) -> Any:
         kernel = plain(source, name, dtype)
@@ -156,7 +156,7 @@ def kernels_timed() -> Iterator[dict[str, list[tuple[Any, Any]]]]:
 
 def measure_steps(mask: Mask, repeats: int = REPEATS) -> Steps:
     """Every step on a mask that lies on the card already; the first round, which compiles, is not counted."""
-    cupy = cuda.library()
+    cupy = cuda.checked_cupy()
     on_card = cupy.asarray(mask.view(np.uint8))
     rounds: list[dict[str, float]] = []
     kept = largest = 0
@@ -182,7 +182,7 @@ def measure_steps(mask: Mask, repeats: int = REPEATS) -> Steps:
 
 def measure_comparison(mask: Mask) -> Steps:
     """Every kernel of a comparison: the octants of a mask as labels, the same one voxel on, and 16-bit grey values."""
-    cupy = cuda.library()
+    cupy = cuda.checked_cupy()
     octant = [(np.arange(n) >= n // 2).astype(np.uint16) for n in mask.shape]
     labels = 1 + octant[2] + 2 * octant[1][:, None] + 4 * octant[0][:, None, None]
     reference = np.where(mask, labels, 0).astype(np.uint16)
@@ -258,7 +258,7 @@ def ceilings_table(limits: Ceilings) -> Table:
 
 def sweep_table(sides: Sequence[int], base: Mask) -> Table:
     """Block sizes: small blocks leave a card idle, large ones take its memory."""
-    cupy = cuda.library()
+    cupy = cuda.checked_cupy()
     rows = []
     for side in sides:
         mask = enlarged(base, side) if side > base.shape[0] else np.ascontiguousarray(base[:side, :side, :side])
@@ -282,7 +282,7 @@ def thresholded_transforms(mask: Array) -> Array:
     """Local thickness as ltedt computes it: for every integer radius an opening by two distance transforms."""
     from cupyx.scipy import ndimage
 
-    cupy = cuda.library()
+    cupy = cuda.checked_cupy()
     distance = ndimage.distance_transform_edt(mask, float64_distances=False)
     out = cupy.zeros(mask.shape, np.float32)
     for radius in range(1, int(distance.max()) + 1):
@@ -295,7 +295,7 @@ def peers_table(volumes: Mapping[str, Mask], ours: Mapping[str, Steps]) -> Table
     """CuPy's transform and a loop of transforms on the same masks."""
     from cupyx.scipy import ndimage
 
-    cupy = cuda.library()
+    cupy = cuda.checked_cupy()
     rows = []
     for name, mask in volumes.items():
         on_card = cupy.asarray(mask)

@@ -16,6 +16,7 @@ import dask
 from distributed import Client
 
 from cluster.local import PORT_TAKEN, dashboard_address, interrupts_held
+from cluster.observed import forwarding
 from cluster.profile import SlurmProfile
 from cluster.security import address_of, temporary_credentials
 from cluster.slurm import SlurmJobs, cancel_jobs, name_of
@@ -62,11 +63,12 @@ def slurm_workers(
             watch = Watch(cluster, 1 if steps else profile.jobs, say)
         stack.callback(_close, cluster, watch, name)
         port = cluster.scheduler.http_server.port
-        stack.enter_context(dask.config.set({"distributed.dashboard.link": f"http://127.0.0.1:{port}/status"}))
+        link = f"http://127.0.0.1:{port}/status"
+        stack.enter_context(dask.config.set({"distributed.dashboard.link": link}))
         cluster.sync(watch.start)
         client = stack.enter_context(Client(cluster))
         say(f"jobs      {name} in squeue, logs in {logs}")
-        say(f"watch     ssh -N -L {port}:127.0.0.1:{port} {getpass.getuser()}@{socket.gethostname()}")
+        say(f"watch     {forwarding(link, f'{getpass.getuser()}@{socket.gethostname()}')}")
         try:
             _wait_for_a_worker(cluster, watch, patience_seconds)
             yield client, lambda: +watch.counts

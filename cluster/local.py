@@ -50,8 +50,7 @@ class Workers:
 
     cards : one per worker, or none. no_cards : why there are none, where they were looked for. more_memory : whether a
     task could have more of it with fewer tasks at a time. jobs : tells how many batch jobs of workers are in which
-    state, such as {"running": 4, "pending": 2, "lost": 1}; None where workers are no jobs. forwarding : the command
-    that brings the dashboard to another machine, where it is not the usual one.
+    state, such as {"running": 4, "pending": 2, "lost": 1}; None where workers are no jobs.
     """
 
     count: int
@@ -62,7 +61,6 @@ class Workers:
     no_cards: str = ""
     more_memory: bool = False
     jobs: Callable[[], Mapping[str, int]] | None = field(default=None, compare=False)
-    forwarding: str = ""
 
     @property
     def device(self) -> Literal["cpu", "gpu"]:

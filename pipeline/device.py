@@ -55,7 +55,7 @@ class Card(Host):
 
     def up(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Copy to the card; CuPy stages it through pinned memory and does not wait."""
-        return cuda.library().asarray(array)  # type: ignore[no-any-return]
+        return cuda.checked_cupy().asarray(array)  # type: ignore[no-any-return]
 
     def wait(self) -> None:
         _OWN.stream.synchronize()
@@ -65,7 +65,7 @@ class Card(Host):
         import cupyx
 
         pinned = cupyx.empty_pinned(array.shape, array.dtype)
-        return cuda.library().asnumpy(array, out=pinned)  # type: ignore[no-any-return]
+        return cuda.checked_cupy().asnumpy(array, out=pinned)  # type: ignore[no-any-return]
 
 
 class _OwnStream(threading.local):
@@ -93,7 +93,7 @@ def run(device: Device, work: Callable[[Host], T]) -> T:
     """
     if device == "cpu":
         return work(Host())
-    cupy = cuda.library()
+    cupy = cuda.checked_cupy()
     try:
         with _SLOTS, _stream():
             return work(Card(tight=False))
@@ -115,7 +115,7 @@ def run(device: Device, work: Callable[[Host], T]) -> T:
 @contextlib.contextmanager
 def _stream() -> Iterator[None]:
     if _OWN.stream is None:
-        _OWN.stream = cuda.library().cuda.Stream(non_blocking=True)
+        _OWN.stream = cuda.checked_cupy().cuda.Stream(non_blocking=True)
     with _OWN.stream:
         yield
 

@@ -53,7 +53,7 @@ class Watch:
         self._state = RunState(
             process=os.getpid(), host=host, began=now, said=now, workers=workers.count, threads=workers.threads,
             where=workers.description, device=workers.device, dashboard=dashboard, page=page,
-            forwarding=workers.forwarding or forwarding(dashboard, host),
+            forwarding=forwarding(dashboard, host),
         )  # fmt: skip
         self._retries_before = 0
         with contextlib.suppress(Exception):

@@ -24,7 +24,7 @@ DISTANCE = {np.dtype(np.int32): "int", np.dtype(np.int64): "long long"}
 MOST_BLOCKS = 2**31 - 1
 
 
-def library() -> Any:
+def checked_cupy() -> Any:
     """CuPy, once it is sure that it finds a GPU and a compiler."""
     try:
         import cupy
@@ -96,7 +96,7 @@ def function(source: str, name: str, dtype: npt.DTypeLike) -> Any:
     dtype : int32 or int64, the type of squared distances (DISTANCE in the source). Python's int is passed as
     long long, its float as double.
     """
-    return _function(library().cuda.Device().id, source, name, np.dtype(dtype))
+    return _function(checked_cupy().cuda.Device().id, source, name, np.dtype(dtype))
 
 
 def blocks_for(items: int, threads: int) -> int:

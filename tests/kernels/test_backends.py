@@ -75,7 +75,7 @@ def asked_anew() -> Any:
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(InputError, match=r"voxcaliper\[gpu-cuda12\].*voxcaliper\[gpu-cuda13\]"):
-        cuda.library()
+        cuda.checked_cupy()
 
 
 def _fails(error: Exception) -> Any:
@@ -103,7 +103,7 @@ def test_a_gpu_that_cannot_be_used_is_explained(
     inside = SimpleNamespace(runtime=runtime, nvrtc=SimpleNamespace(getVersion=version))
     monkeypatch.setitem(sys.modules, "cupy", HalfCupy(inside))
     with pytest.raises(InputError, match=message) as caught:
-        cuda.library()
+        cuda.checked_cupy()
     assert str(caught.value).endswith(".")
 
 

@@ -34,7 +34,7 @@ DTYPES = [np.dtype(np.int32), np.dtype(np.int64)]
 @pytest.fixture(scope="module")
 def cupy() -> Any:
     """CuPy on a GPU."""
-    return cuda.library()
+    return cuda.checked_cupy()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

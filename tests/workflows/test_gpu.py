@@ -45,7 +45,7 @@ from pipeline.kernels import cuda
 from tests.kernels.comparison_twins import KINDS, assert_same_corners, assert_same_structures, assert_same_surface
 from tests.kernels.comparison_twins import random_labels
 
-cupy = cuda.library()
+cupy = cuda.checked_cupy()
 mask = np.load(sys.argv[1])
 rng = np.random.default_rng(0)
 for kind in KINDS:
