@@ -86,23 +86,31 @@ class _Page(RequestHandler):
 
 
 @contextlib.contextmanager
-def reported(path: Path) -> Iterator[None]:
+def excused(what: str, note: Callable[[str], None]) -> Iterator[None]:
+    """What a run can do without: where it fails, that and why is noted, and the run goes on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  a scheduler and its pages fail with whatever they like
+        note(f"{what}: {type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def reported(path: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Dask's performance report of what is done in this context, where that ends well and takes long enough.
 
-    A report that cannot be made or written costs nothing but itself.
+    note : told why there is none where it cannot be made or written.
     """
     began = time.monotonic()
     draft = f"{path}.partial"
     report = performance_report(draft)
     begun = False
-    with contextlib.suppress(Exception):
+    with excused("no performance report", note):
         report.__enter__()
         begun = True
     yield
     if begun and time.monotonic() - began >= WORTH_REPORTING_SECONDS:
-        try:
+        with excused("no performance report", note):
             report.__exit__(None, None, None)
             os.replace(draft, path)
-        except Exception:  # noqa: BLE001  whatever goes wrong with it, the run went well
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
+        with contextlib.suppress(OSError):  # there is none as a rule, or its disk is what failed
+            os.unlink(draft)

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Literal
 
 from cluster.local import Workers
-from cluster.observed import dashboard_of, forwarding, observe, reported, show_page
+from cluster.observed import dashboard_of, excused, forwarding, observe, reported, show_page
 from pipeline.engine import Client, Progress
 from pipeline.files import whole_file, write_whole
 from pipeline.job import ledger_of
@@ -47,7 +47,7 @@ class Watch:
         self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._beat, name="watch", daemon=True)
         host, now, dashboard, page = socket.gethostname(), datetime.now(UTC), "", ""
-        with contextlib.suppress(Exception):
+        with excused("no page of the run beside the dashboard", log.warning):
             dashboard = dashboard_of(client)
             page = show_page(client, address_of(run.path), partial(status_page, run.path))
         self._state = RunState(
@@ -56,7 +56,7 @@ class Watch:
             forwarding=forwarding(dashboard, host),
         )  # fmt: skip
         self._retries_before = 0
-        with contextlib.suppress(Exception):
+        with excused("losses before the run are not known", log.warning):
             self._retries_before = observe(client).retries
         self.look_again()
 
@@ -95,7 +95,7 @@ class Watch:
                 self._write(**found)
 
     def _found(self) -> dict[str, Any]:
-        """Workers and jobs as they are now, as far as anybody answers."""
+        """Workers and jobs as they are now, as far as anybody answers; who does not is asked again at the next beat."""
         found: dict[str, Any] = {}
         with contextlib.suppress(Exception):
             seen = observe(self._client)
@@ -122,7 +122,7 @@ def watched(
         watch = Watch(client, workers, run, log, report)
         watch.begin()
         try:
-            with reported(run.performance):
+            with reported(run.performance, log.warning):
                 yield watch
         except BaseException as error:
             sentence = str(error) or type(error).__name__
