@@ -205,14 +205,19 @@ def with_more_memory(profile: Profile, count: int) -> Profile | None:
     return None
 
 
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The content of a TOML file that is called `what`. Raises InputError, one sentence, where it is not one."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The {what} {path} cannot be read: {error.strerror}; check its path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The {what} {path} is not TOML: {str(error).rstrip('.')}.") from error
+
+
 def read_profile(path: Path) -> Profile:
     """The profile in a TOML file. Raises InputError, one sentence with file and key, where it is not one."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"The profile {path} cannot be read: {error.strerror}; check its path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"The profile {path} is not TOML: {str(error).rstrip('.')}.") from error
+    content = read_toml(path, "profile")
     kind = content.get("kind")
     if kind not in KINDS:
         found = f"{kind!r} was given" if kind is not None else "it does not"

@@ -34,8 +34,10 @@ from pipeline.volume.opening import Volume
 Array = npt.NDArray[Any]
 Labels = npt.NDArray[np.uint64]
 
-REGIONS_PER_TALLY = np.iinfo(np.int64).max
-"""Tallies count in int64, so regions are less than 2^63."""
+NO_REGIONS = np.zeros((1, 1, 1), np.int64)
+"""One region that is everywhere, for tallies."""
+LARGEST_REGION = np.iinfo(np.int64).max
+"""Tallies count in int64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ def read_regions(regions: Volume, box: Box) -> Array:
     if labels.dtype == np.bool_:
         return labels.view(np.uint8)
     lowest, largest = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
-    if lowest < 0 or largest > REGIONS_PER_TALLY:
+    if lowest < 0 or largest > LARGEST_REGION:
         wrong = lowest if lowest < 0 else largest
         raise InputError(f"{regions.name} holds the label {wrong}; regions must lie between 0 and 2^63 − 1.")
     return labels

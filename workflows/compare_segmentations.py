@@ -44,8 +44,6 @@ Found = Iterator[tuple[str, Any]]
 OVERLAP = "overlap.parcel"
 REACH = "reach.parcel"
 CONTRIBUTIONS_PER_MERGE = 16
-NO_REGIONS = np.zeros((1, 1, 1), np.int64)
-"""One region that is everywhere, for tallies."""
 OBJECT_CONNECTIVITY: Connectivity = 26
 
 
@@ -318,7 +316,7 @@ def _measured(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
     for structure in job.structures(block):
         if before is not None and before[0].label != structure.label:
             before = None
-        split = NO_REGIONS if of_block is None else of_block[within(structure.part(block), box)]
+        split = regions.NO_REGIONS if of_block is None else of_block[within(structure.part(block), box)]
         tally, values = _thickness_of(job, structure, block, reach.read(structure.name("largest")), split, clock)
         yield from named(structure.field.prefix, tally.arrays())
         if values is not None:

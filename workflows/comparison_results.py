@@ -86,14 +86,11 @@ def write_comparison_results(
             histograms = {key: tally.total() for key, tally in tallies.items()}
             results = comparison(job, histograms, config.tolerances_um)
             if job.regions is not None:
-                results["regions"] = of_regions(job, tallies, config.tolerances_um)
+                results["regions"] = parts = of_regions(job, tallies, config.tolerances_um)
+                rows = [{"region": region, **row} for region, part in parts.items() for row in labelled(part)]
+                write_table(run.path / "regions.csv", rows)
             write_json(run.path / "comparison.json", results)
             write_table(run.path / "comparison.csv", labelled(results))
-            if job.regions is not None:
-                rows = [
-                    {"region": region, **row} for region, part in results["regions"].items() for row in labelled(part)
-                ]
-                write_table(run.path / "regions.csv", rows)
             content = comparison_content(job, results, histograms, totals, provenance)
             write_comparison(run.report, content)
         write_json(run.provenance, provenance)

@@ -25,13 +25,13 @@ from pipeline import centres, device, distance, thickness
 from pipeline.device import Host
 from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch
 from pipeline.errors import InputError, StorageError
-from pipeline.geometry import Box, Index
+from pipeline.geometry import Index
 from pipeline.job import ThicknessJob
 from pipeline.kernels import distance as distance_kernels
 from pipeline.kernels import tally as tally_kernels
 from pipeline.parcels import open_parcel, write_parcel
+from pipeline.regions import NO_REGIONS, read_regions
 from pipeline.tally import Tally, merge
-from pipeline.volume.opening import Volume
 from pipeline.volume.writing import Multiscale, create_multiscale
 from workflows.stages import Conclusion, resource, run_stages
 
@@ -100,7 +100,7 @@ def measure_block(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
             place.wait()
         del mask
         with clock("read"):
-            regions = read_labels(job.regions, job.grid.box(block)) if job.regions else np.zeros((1, 1, 1), np.int64)
+            regions = read_regions(job.regions, job.grid.box(block)) if job.regions else NO_REGIONS
         with clock("tally"):
             label, squared_radius, voxels = tally_kernels.count_pairs(radii, regions)
             tally = Tally.of_counts(label=label, squared_radius=squared_radius, voxels=voxels)
@@ -126,14 +126,6 @@ def stored_bits(job: ThicknessJob, block: Index, clock: Stopwatch) -> npt.NDArra
 def unpacked(job: ThicknessJob, block: Index, bits: Array, place: Host) -> npt.NDArray[np.uint8]:
     """Foreground as 0 and 1 (z, y, x), where the work is done."""
     return distance_kernels.unpack_bits(place.up(bits), job.grid.box(block).shape[2])
-
-
-def read_labels(regions: Volume, box: Box) -> npt.NDArray[Any]:
-    """The labels of a box; they are counted in int64."""
-    labels = regions.read(box)
-    if labels.dtype == np.uint64 and int(labels.max()) > np.iinfo(np.int64).max:
-        raise InputError(f"{regions.name} holds the label {labels.max()}; labels must be less than 2^63.")
-    return labels.view(np.uint8) if labels.dtype == np.bool_ else labels
 
 
 def coarsen_map(job: ThicknessJob, block: Index, clock: Stopwatch, *, level: int) -> Outcome:

@@ -5,6 +5,7 @@ Read out of the receipts block after block; what is held meanwhile stands in pip
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -64,16 +65,15 @@ def surface_tallies(job: ComparisonJob) -> Iterator[SurfaceTally]:
 
 def surfaces_by_region(job: ComparisonJob) -> dict[int, dict[Side, Tally]]:
     """Of every label and side: surface voxels by region and squared distance plus one."""
-    found: dict[int, dict[Side, Tally]] = {}
-    for label in job.surfaces():
-        found[int(label.name)] = dict.fromkeys(SIDES, Tally.empty())
-        for block in label.touched():
-            receipt = job.ledger.receipt(surface.COUNT_STAGE, block)
-            for side, so_far in found[int(label.name)].items():
-                names = {name: label.array(f"region-{name}", side) for name in TALLY_COLUMNS}
-                if names["label"] in receipt.arrays:
-                    tally = Tally(**{name: receipt.read(stored) for name, stored in names.items()})
-                    found[int(label.name)][side] = merge(so_far, tally)
+    labels = list(job.surfaces())
+    found: dict[int, dict[Side, Tally]] = {int(label.name): dict.fromkeys(SIDES, Tally.empty()) for label in labels}
+    for _, receipt in job.ledger.finished_tasks(surface.COUNT_STAGE):
+        for label, side in itertools.product(labels, SIDES):
+            names = {name: label.array(f"region-{name}", side) for name in TALLY_COLUMNS}
+            if names["label"] in receipt.arrays:
+                tally = Tally(**{name: receipt.read(stored) for name, stored in names.items()})
+                of_label = found[int(label.name)]
+                of_label[side] = merge(of_label[side], tally)
     return found
 
 

@@ -9,12 +9,12 @@ threshold = [63]
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from cluster.profile import read_toml
 from pipeline.errors import InputError
 from pipeline.job import PARTS
 from pipeline.volume.opening import absolute_location
@@ -36,12 +36,7 @@ def read_run_file(path: Path) -> tuple[ThicknessConfig | ComparisonConfig, Path]
 
     Raises InputError, one sentence with file and key, where it is not one.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"The run file {path} cannot be read: {error.strerror}; check its path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"The run file {path} is not TOML: {str(error).rstrip('.')}.") from error
+    content = read_toml(path, "run file")
     workflow = content.get("workflow")
     if workflow not in KINDS:
         found = f"{workflow!r} was given" if workflow is not None else "it does not"

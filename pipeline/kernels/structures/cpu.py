@@ -217,17 +217,7 @@ def count_structures(
     z_start: int,
     z_stop: int,
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
-    """Every pair of labels in a block but (0, 0), with what is needed of it; rows in no particular order.
-
-    reference, prediction, grey : the bytes of three volumes, uint8 (z, y, x · width), contiguous, lowest byte first.
-    widths : their bytes per voxel, 1, 2, 4 or 8; 0 for a prediction or a grey volume that is not there.
-    first : the voxel (z, y, x) of both label volumes where the block begins; it reaches to their end. The grey volume
-    is that of the block alone. z_start, z_stop : the layers of the block that are counted.
-
-    Returns per pair: labels uint64 (n, 2), voxels int64 (n,), sums of the coordinates from the block's first voxel
-    int64 (n, 3), bounding box int64 (n, 6) as three first and three last voxels; and per (pair, grey value): row of
-    the pair int64 (m,), pattern uint64 (m,), voxels int64 (m,). A block has fewer than 2³² voxels.
-    """
+    """Every pair of labels in a block but (0, 0), with what is needed of it; rows in no particular order."""
     first_z, first_y, first_x = first
     size_y = reference.shape[1] - first_y
     reference_width, prediction_width, grey_width = widths
