@@ -83,6 +83,11 @@ class ComparisonJob:
         return {str(side): volume for side, volume in self.sides.items()} | given
 
     @property
+    def images(self) -> tuple[Multiscale, ...]:
+        """What the run writes beside its measures."""
+        return tuple(self.maps.values())
+
+    @property
     def topology_grid(self) -> BlockGrid:
         """The blocks in which components are found: the job's, halved until they have at most TOPOLOGY_VOXELS."""
         sides = list(self.grid.block_shape)

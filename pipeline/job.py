@@ -70,6 +70,11 @@ class ThicknessJob:
         return self.voxel_size.weights
 
     @property
+    def images(self) -> tuple[Multiscale, ...]:
+        """What the run writes beside its statistics."""
+        return (self.map,) if self.map else ()
+
+    @property
     def dtype(self) -> np.dtype[np.int32] | np.dtype[np.int64]:
         return np.dtype(np.int64) if self.wide else distance_dtype(self.grid.shape, self.voxel_size)
 

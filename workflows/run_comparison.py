@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +10,17 @@ from cluster.local import Workers
 from pipeline.comparison import ComparisonJob
 from pipeline.engine import Client, Progress
 from pipeline.errors import RunError
-from pipeline.volume.writing import sweep_partials
 from workflows.compare_segmentations import compare, stages
 from workflows.comparison_results import write_comparison_results
 from workflows.config import ComparisonConfig
+from workflows.execution import begin_again, execute_job
 from workflows.plan_comparison import (
     check_comparison_memory,
     choose_comparison_blocks,
     make_comparison_plan,
     open_comparison,
 )
-from workflows.run_folder import RunFolder, create_run, tidy
-from workflows.smaller_blocks import begin_again, in_blocks_that_fit
-from workflows.warm_up import warm_up
-from workflows.watching import watched, write_timings
+from workflows.run_folder import RunFolder, create_run
 
 
 def plan_of(config: ComparisonConfig, run: Path, workers: Workers) -> ComparisonJob:
@@ -70,24 +65,14 @@ def execute_comparison(
 
     say : told what a person should know while it runs.
     """
-    began = time.perf_counter()
-    with watched(client, workers, run, report) as watch:
-        watch.log.info("begin: %s on %d workers (%s)", job.reference.name, workers.count, workers.description)
-        for image in job.maps.values():
-            if image.path.exists():
-                sweep_partials(image.path)
-        warm_up(client, job)
-        totals, job = in_blocks_that_fit(
-            partial(compare, client, report=watch.tell), job, partial(_with_smaller_blocks, run, workers),
-            workers=workers, watch=watch, say=say,
-        )  # fmt: skip
-        for name, stage in totals.items():
-            watch.log.info("stage %s: %s", name, stage)
-        write_timings(run, totals)
-        results = write_comparison_results(run, job, totals, workers, time.perf_counter() - began)
-        tidy(run)
-        watch.log.info("complete")
-    return results
+
+    def write(job: ComparisonJob, totals: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return write_comparison_results(run, job, totals, workers, seconds)
+
+    return execute_job(
+        client, workers, run, job, named=job.reference.name, measure=compare, smaller=_with_smaller_blocks, write=write,
+        report=report, say=say,
+    )  # fmt: skip
 
 
 def _with_smaller_blocks(run: RunFolder, workers: Workers, job: ComparisonJob) -> ComparisonJob | None:
@@ -95,6 +80,6 @@ def _with_smaller_blocks(run: RunFolder, workers: Workers, job: ComparisonJob) -
     smaller = choose_comparison_blocks(job, run.path, workers, below=max(job.grid.block_shape))
     if run.comparison_config().block_shape is not None or max(smaller.grid.block_shape) >= max(job.grid.block_shape):
         return None
-    leftovers = [job.ledger.folder, *(image.path for image in job.maps.values())]
+    leftovers = [job.ledger.folder, *(image.path for image in job.images)]
     begin_again(run, leftovers, make_comparison_plan(smaller, task_counts(smaller)))
     return smaller

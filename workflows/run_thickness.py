@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,12 @@ from pipeline.engine import Client, Progress
 from pipeline.errors import RunError
 from pipeline.job import ThicknessJob
 from pipeline.report import Comparison
-from pipeline.volume.writing import sweep_partials
 from workflows.config import ThicknessConfig
+from workflows.execution import begin_again, execute_job
 from workflows.measure_thickness import measure
 from workflows.plan_thickness import check_memory, choose_blocks, make_plan, open_job
-from workflows.run_folder import RunFolder, create_run, tidy
-from workflows.smaller_blocks import begin_again, in_blocks_that_fit
+from workflows.run_folder import RunFolder, create_run
 from workflows.thickness_results import write_results
-from workflows.warm_up import warm_up
-from workflows.watching import watched, write_timings
 
 
 def start(config: ThicknessConfig, run: Path, workers: Workers) -> tuple[RunFolder, ThicknessJob]:
@@ -63,23 +58,14 @@ def execute(
     say : told what a person should know while it runs. compare : makes the report's comparison with known
     thicknesses out of the statistics.
     """
-    began = time.perf_counter()
-    with watched(client, workers, run, report) as watch:
-        watch.log.info("begin: %s on %d workers (%s)", job.mask.name, workers.count, workers.description)
-        if job.map is not None and job.map.path.exists():
-            sweep_partials(job.map.path)
-        warm_up(client, job)
-        totals, job = in_blocks_that_fit(
-            partial(measure, client, report=watch.tell), job, partial(_with_smaller_blocks, run, workers),
-            workers=workers, watch=watch, say=say,
-        )  # fmt: skip
-        for name, stage in totals.items():
-            watch.log.info("stage %s: %s", name, stage)
-        write_timings(run, totals)
-        statistics = write_results(run, job, totals, workers, time.perf_counter() - began, compare)
-        tidy(run)
-        watch.log.info("complete")
-    return statistics
+
+    def write(job: ThicknessJob, totals: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return write_results(run, job, totals, workers, seconds, compare)
+
+    return execute_job(
+        client, workers, run, job, named=job.mask.name, measure=measure, smaller=_with_smaller_blocks, write=write,
+        report=report, say=say,
+    )  # fmt: skip
 
 
 def _with_smaller_blocks(run: RunFolder, workers: Workers, job: ThicknessJob) -> ThicknessJob | None:
@@ -87,5 +73,5 @@ def _with_smaller_blocks(run: RunFolder, workers: Workers, job: ThicknessJob) ->
     smaller = choose_blocks(job, run.path, workers, below=max(job.grid.block_shape))
     if run.config().block_shape is not None or max(smaller.grid.block_shape) >= max(job.grid.block_shape):
         return None
-    begin_again(run, [job.ledger.folder, *([job.map.path] if job.map else [])], make_plan(smaller))
+    begin_again(run, [job.ledger.folder, *(image.path for image in job.images)], make_plan(smaller))
     return smaller
