@@ -5,8 +5,10 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -92,6 +94,12 @@ class Measured:
 
 @cache
 def measured(size: Size) -> Measured:
+    """In a process of its own: memory that earlier questions gave back to their process would hide how it grows."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measured, size).result()
+
+
+def _measured(size: Size) -> Measured:
     """Empty stages and a run on two workers, then the run on one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

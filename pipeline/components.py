@@ -6,8 +6,9 @@ and the planes in which it faces other blocks. With the planes of the 13 neighbo
 block finds its seams: the pairs of nodes that touch across faces (6), edges too (18), corners too (26). Uniting the
 nodes along the seams gives the components of the volume.
 
-What the union holds is 32 bytes per open node and, one block at a time, 24 bytes per seam; nothing per voxel. Finding
-the seams takes at most 40 bytes per voxel of the largest face.
+What the union holds is 32 bytes per open node and, one block at a time, 24 bytes per seam; nothing per voxel. A block
+has one open node for each object that it shares with others, and at the very most one for each voxel of its faces, as
+in salt noise. Finding the seams takes at most 40 bytes per voxel of the largest face.
 
 Arrays of a block, as `export` names them (m nodes; final means closed in the block):
     label (m,) uint64; final-label (k,) uint64 and final-count (k,) int64; face-0-low … face-2-high (2-D, uint32): the
