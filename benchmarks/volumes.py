@@ -40,7 +40,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size("tiny", side=24, run_side=40, repeats=1, large_side=40, block_counts=(60,)),
+    "tiny": Size("tiny", side=24, run_side=40, repeats=1, large_side=40, block_counts=(60, 600)),
     "small": Size("small", side=64, run_side=128, repeats=3, large_side=256, block_counts=(1_000, 10_000)),
     "full": Size("full", side=256, run_side=512, repeats=3, large_side=1024, block_counts=(10_000, 100_000, 1_000_000)),
 }
