@@ -63,7 +63,7 @@ def test_a_driver_that_is_requeued_goes_on_by_itself(
     slurm.wait_until(well_into(tmp_path, "distance-y"), "a block")
     slurm.command("scontrol", "requeue", number)
     slurm.wait_until(lambda: [job.state for job in slurm.jobs(f"{jobs_name(tmp_path)}-driver")] == ["PENDING"])
-    slurm.command("scontrol", "update", f"jobid={number}", "starttime=now")
+    slurm.start_requeued(number)
     slurm.wait_until(lambda: is_complete(slurm, tmp_path), "the end of the run")
     slurm.wait_until(lambda: not slurm.jobs(), "an empty queue")
     assert results(tmp_path / "run") == undisturbed
@@ -78,7 +78,7 @@ def test_a_driver_at_its_walltime_requeues_itself(
     slurm.command("scancel", "--batch", "--signal=USR1", number)  # as SLURM does it shortly before the walltime
     slurm.wait_until(lambda: [job.state for job in slurm.jobs(f"{jobs_name(tmp_path)}-driver")] == ["PENDING"])
     slurm.wait_until(lambda: [job.number for job in slurm.jobs()] == [number], "the end of its workers")
-    slurm.command("scontrol", "update", f"jobid={number}", "starttime=now")
+    slurm.start_requeued(number)
     slurm.wait_until(lambda: is_complete(slurm, tmp_path), "the end of the run")
     slurm.wait_until(lambda: not slurm.jobs(), "an empty queue")
     log = (tmp_path / "run" / "jobs" / f"{jobs_name(tmp_path)}-driver-{number}.log").read_text()
