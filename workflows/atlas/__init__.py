@@ -1,0 +1,1 @@
+"""Releases of an atlas: many data sets, processed where something changed, unattended."""
