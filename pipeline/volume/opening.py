@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.volume.n5_arrays import is_n5, open_n5
-from pipeline.volume.stores import Store, absolute_location, open_store
+from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
 from pipeline.volume.volumes import Position, Volume
 from pipeline.volume.zarr_arrays import is_zarr, listing, open_zarr
 
@@ -54,9 +54,20 @@ def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None
 
 
 def format_at(location: str) -> Format | None:
-    """The kind of volume that lies at a location, None for anything else."""
-    store = open_store(location)
-    return next((form for form in FORMATS if form.holds(store)), None)
+    """The kind of volume that lies at a location, None for anything else.
+
+    Raises RefusedError where none was seen, but something was refused.
+    """
+    store, refused = open_store(location), None
+    for form in FORMATS:
+        try:
+            if form.holds(store):
+                return form
+        except RefusedError as error:
+            refused = refused or error
+    if refused:
+        raise refused
+    return None
 
 
 def _nothing_there(location: str) -> str:

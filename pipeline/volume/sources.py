@@ -24,9 +24,10 @@ import tifffile
 import zarr
 
 from pipeline.errors import InputError, StorageError
-from pipeline.geometry import Index, VoxelSize
+from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.metadata import plain_decimal, unit_um
 from pipeline.volume.opening import Volume, format_at, open_volume
+from pipeline.volume.volumes import PIECE_BYTES
 
 Planes = Callable[[], Iterator[npt.NDArray[Any]]]
 
@@ -122,7 +123,8 @@ def _checked(location: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> tu
 
 def _volume_source(location: str) -> Source:
     volume = open_volume(location)
-    layer = max(math.prod(piece.shape) for piece in volume.pieces(volume.box)) * np.dtype(volume.dtype).itemsize
+    layers = list(volume.pieces(volume.box))
+    layer = max(math.prod(piece.shape) for piece in layers) * np.dtype(volume.dtype).itemsize
     return Source(
         location=location,
         format=volume.format,
@@ -130,13 +132,24 @@ def _volume_source(location: str) -> Source:
         dtype=np.dtype(volume.dtype),
         voxel_size=volume.voxel_size,
         planes=partial(_volume_planes, volume),
-        layer_bytes=layer + volume.read_bytes((1, *volume.shape[1:])),
+        layer_bytes=layer + max(volume.piece_bytes(_tiles(volume, piece)[0].shape) for piece in layers),
     )
 
 
 def _volume_planes(volume: Volume) -> Iterator[npt.NDArray[Any]]:
     for piece in volume.pieces(volume.box):
-        yield from volume.read_piece(piece)
+        layer = np.empty(piece.shape, volume.dtype)
+        for tile in _tiles(volume, piece):
+            layer[:, tile.start[1] : tile.stop[1]] = volume.read_piece(tile)
+        yield from layer
+
+
+def _tiles(volume: Volume, layer: Box) -> list[Box]:
+    """A layer of whole planes cut along y at chunk borders: a shard of whole planes is read in parts."""
+    row = layer.shape[0] * layer.shape[2] * np.dtype(volume.dtype).itemsize * volume.chunk_shape[1]
+    side = max(1, PIECE_BYTES // row) * volume.chunk_shape[1]
+    (z0, _, x0), (z1, y1, x1) = layer.start, layer.stop
+    return [Box((z0, y, x0), (z1, min(y + side, y1), x1)) for y in range(0, y1, side)]
 
 
 def _npy_source(path: Path) -> Source:
