@@ -156,11 +156,7 @@ def describe_volume(volume: Volume) -> str:
     shards = f" in shards of {_times(volume.shard_shape)}" if volume.shard_shape else ""
     rows.append(("chunks", f"{_times(volume.chunk_shape)}{shards}"))
     if volume.level_count > 1:
-        shapes = [open_volume(volume.location, level=level).shape for level in range(volume.level_count)]
-        rows += [
-            (f"level {level}", _times(shape) + (" (this one)" if level == volume.level else ""))
-            for level, shape in enumerate(shapes)
-        ]
+        rows += [(f"level {level}", _level(volume, level)) for level in range(volume.level_count)]
     rows.append(("bytes", f"{voxels * itemsize:,} as plain voxels"))
     stored = volume.stored_objects()
     if stored:
@@ -170,6 +166,15 @@ def describe_volume(volume: Volume) -> str:
         what = "shards" if volume.shard_shape else "chunks"
         rows.append((what, f"{count:,} of {expected:,} stored{_missing(volume, expected - count)}"))
     return "\n".join(f"{title:<11} {text}" for title, text in rows)
+
+
+def _level(volume: Volume, level: int) -> str:
+    if level == volume.level:
+        return f"{_times(volume.shape)} (this one)"
+    try:
+        return _times(open_volume(volume.location, level=level).shape)
+    except InputError:
+        return "named in the metadata, but not there"
 
 
 def _missing(volume: Volume, missing: int) -> str:
