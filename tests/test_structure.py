@@ -32,6 +32,7 @@ DOORS = {
     "nibabel": ("pipeline.volume",),
     "matplotlib": ("pipeline.report",),
     "jinja2": ("pipeline.report",),
+    "PIL": ("pipeline.report",),
     "pandas": ("workflows.atlas",),
     "pyarrow": ("workflows.atlas",),
     "cc3d": ("pipeline.components",),

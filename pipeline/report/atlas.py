@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.files import write_whole
-from pipeline.report.atlas_content import AtlasContent, AtlasEntry, EntryChange, Outcome, ValueChange
+from pipeline.report.atlas_content import AtlasContent, AtlasEntry, Outcome, ValueChange
 from pipeline.report.atlas_figures import PLOT, axis_of, organ_plots, thumbnail_address, y
 from pipeline.report.comparison_measures import in_words
-from pipeline.report.numbers import MISSING, THIN, count, significant
+from pipeline.report.numbers import MISSING, THIN, count, signed, significant
 from pipeline.report.templates import rendered
 
 TEMPLATE = "atlas.html.j2"
@@ -20,9 +21,15 @@ OUTCOMES: tuple[Outcome, ...] = ("failed", "waiting", "made", "kept")
 """In the order in which a reader wants to know."""
 OPEN_CHANGES = 40
 """A longer list of changes comes folded."""
-MARKS = {"added": "new", "redone": "made again", "removed": "removed", "failed": "failed", "waiting": "waiting"}
+OPEN_GROUP = 12
+"""More entries with the same trouble come folded."""
+OTHERS = {"added": "new", "removed": "no longer in the release; what was published stays"}
+"""Kinds of changes that need no more than a name; troubles have a section of their own."""
 QUANTILE = re.compile(r"quantiles\.(0\.\d+)")
 UNIT = re.compile(r" (\((µm|µm²|µm³|mm³)\)|um)$")
+LEAST_SHARE = 1e-4
+"""A smaller relative change is shown as a difference."""
+LARGEST_WHOLE = 1e15
 NO_ORGAN = "no organ stated"
 
 
@@ -30,12 +37,13 @@ def render_release(content: AtlasContent) -> str:
     """The whole page as text. Equal content gives equal text."""
     entries = content.entries
     axis = axis_of(entries)
+    changed = {kind: [one for one in content.changes.entries if one.kind == kind] for kind in ("redone", *OTHERS)}
     outcomes = Counter(entry.outcome for entry in entries)
     return rendered(
         TEMPLATE,
         content=content,
         entries=[(entry, thumbnail_address(entry.thumbnail) if entry.thumbnail else None) for entry in entries],
-        troubles=[entry for entry in entries if entry.outcome in ("failed", "waiting")],
+        troubles=_troubles(entries),
         outcomes=[(name, outcomes[name]) for name in OUTCOMES if outcomes[name]],
         datasets=len({entry.dataset for entry in entries}),
         donors=len({entry.donor for entry in entries if entry.donor}),
@@ -45,14 +53,15 @@ def render_release(content: AtlasContent) -> str:
         plots=organ_plots(entries, axis) if axis else [],
         plot=PLOT,
         levels=[(y(share), f"{share:.0%}") for share in (0.0, 0.5, 1.0)],
-        changes=_by_kind(content.changes.entries),
+        redone=changed["redone"],
+        others=[(words, changed[kind]) for kind, words in OTHERS.items() if changed[kind]],
         open_changes=OPEN_CHANGES,
-        marks=MARKS,
+        open_group=OPEN_GROUP,
         no_organ=NO_ORGAN,
         size_of=size_of,
         statistic_in_words=statistic_in_words,
         number_of=number_of,
-        relative_of=relative_of,
+        change_of=change_of,
     )
 
 
@@ -66,11 +75,14 @@ def write_redirect(path: Path, address: str, title: str) -> None:
     write_whole(path, rendered(REDIRECT, address=address, title=title))
 
 
-def _by_kind(changes: Sequence[EntryChange]) -> list[tuple[str, list[EntryChange]]]:
-    """Changes that are no trouble, those made again first; troubles have a section of their own."""
-    return [
-        (kind, found) for kind in ("redone", "added", "removed") if (found := [c for c in changes if c.kind == kind])
-    ]
+def _troubles(entries: Sequence[AtlasEntry]) -> list[tuple[Outcome, str, list[AtlasEntry]]]:
+    """Entries without the result that they should have, by outcome and sentence, failures first."""
+    found: dict[tuple[Outcome, str], list[AtlasEntry]] = {}
+    for outcome in ("failed", "waiting"):
+        for entry in entries:
+            if entry.outcome == outcome:
+                found.setdefault((outcome, entry.reason), []).append(entry)
+    return [(*key, group) for key, group in found.items()]
 
 
 def size_of(entry: AtlasEntry) -> str:
@@ -95,22 +107,27 @@ def _quantile_in_words(found: re.Match[str]) -> str:
 
 def number_of(value: float | None, unit: str) -> str:
     """A value with its unit."""
-    if value is None:
-        return "undefined"
-    whole = value.is_integer() and abs(value) < 1e15
-    text = count(int(value)).replace("-", "−") if whole and unit in ("voxels", "1") else _significant(value)
-    return text if unit == "1" else f"{text}{THIN}{unit}"
+    return "undefined" if value is None else _with_unit(_plain(value, unit), unit)
 
 
-def _significant(value: float) -> str:
-    return "∞" if value == float("inf") else significant(value, 5)
-
-
-def relative_of(value: ValueChange) -> str:
-    """By how much a value changed: in percent, or as a difference where there are none."""
-    relative = value.relative
-    if relative is None:
+def change_of(value: ValueChange) -> str:
+    """By how much a value changed: in percent, or as it is where that would be next to nothing or tells nothing."""
+    relative, difference = value.relative, value.difference
+    if difference is None or math.isinf(difference):
         return ""
-    if abs(relative) < 1e-4:
-        return f"{'+' if relative > 0 else '−'}< 0.01 %"
-    return f"{relative:+.2%}".replace("-", "−").replace("%", " %")
+    if relative is None or abs(relative) < LEAST_SHARE:
+        text = _plain(abs(difference), value.unit, digits=2)
+        return _with_unit(f"{'−' if difference < 0 else '+'}{text}", value.unit)
+    return f"{signed(100 * relative)}{THIN}%"
+
+
+def _plain(value: float, unit: str, digits: int = 5) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    counted = unit in ("voxels", "1") or unit.startswith("(")
+    whole = counted and value.is_integer() and abs(value) < LARGEST_WHOLE
+    return count(int(value)).replace("-", "−") if whole else significant(value, digits)
+
+
+def _with_unit(text: str, unit: str) -> str:
+    return text if unit == "1" else f"{text}{THIN}{unit}"

@@ -123,7 +123,7 @@ class Changes:
 class AtlasContent:
     """Everything the page of a release shows. provenance : what was asked and with what it was made, in this order.
 
-    files : address, relative to the page, and what it is.
+    files : names of the tables that lie beside the page.
     """
 
     title: str
@@ -133,5 +133,5 @@ class AtlasContent:
     entries: Sequence[AtlasEntry]
     changes: Changes
     provenance: Mapping[str, str]
-    files: Sequence[tuple[str, str]] = ()
+    files: Sequence[str] = ()
     timings: Sequence[Any] = ()

@@ -5,16 +5,19 @@ They are drawn as SVG in the page, so that they follow the reader's theme and fo
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from pipeline.report.atlas_content import BINS_PER_DECADE, EDGES_UM, AtlasEntry, Thumbnail
-from pipeline.report.comparison_figures import picture, thickness_pixels
+from pipeline.report.figures import COLOURS, NIGHT
 from pipeline.report.numbers import length
+from pipeline.report.templates import embedded
 
 WIDTH, HEIGHT = 320.0, 150.0
 LEFT, RIGHT, TOP, BOTTOM = 34.0, 8.0, 22.0, 22.0
@@ -47,6 +50,11 @@ class Axis(NamedTuple):
         """Every power of ten, or every second where there are many, with its text."""
         step = 1 if self.high - self.low <= 5 else 2
         return [(self.x(10.0**n), length(10.0**n)) for n in range(self.low, self.high + 1, step)]
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """What its ends mean."""
+        return length(10.0**self.low), length(10.0**self.high)
 
     @property
     def minor(self) -> list[float]:
@@ -140,8 +148,13 @@ def y(share: float) -> float:
 
 def thumbnail_address(thumbnail: Thumbnail) -> str:
     """A PNG of few colours that needs no file."""
-    shades = np.ceil(thumbnail.thickness_um / thumbnail.limit_um * SHADES) / SHADES * thumbnail.limit_um
-    return picture(thickness_pixels(shades.astype(np.float32), thumbnail.limit_um))
+    share = np.clip(thumbnail.thickness_um / thumbnail.limit_um, 0.0, 1.0)
+    shades = PIL.Image.fromarray(np.ceil(SHADES * share).astype(np.uint8), "P")
+    ramp = COLOURS(np.linspace(0.0, 1.0, SHADES + 1), bytes=True)[1:, :3]
+    shades.putpalette([*bytes.fromhex(NIGHT[1:]), *ramp.ravel().tolist()])
+    image = io.BytesIO()
+    shades.save(image, "PNG", optimize=True)
+    return embedded("image/png", image.getvalue())
 
 
 assert BINS_PER_DECADE % STEP == 0, "a curve has a point at every power of ten"

@@ -6,6 +6,7 @@ Values are compared out of the catalogues of both releases, so that an old versi
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ HEADLINES = (
 )  # fmt: skip
 SHOWN_VALUES = 4
 """Of an entry, on the page; changes.csv has all."""
+CHECKSUM, CHECKSUM_SHOWN = re.compile(r"\b[0-9a-f]{32,}\b"), 8
 LONGEST = 60
 """Characters of a value that is shown; longer ones are cut."""
 
@@ -102,6 +104,7 @@ def _flat(key: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    text = CHECKSUM.sub(lambda found: f"{found[0][:CHECKSUM_SHOWN]}…", text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +14,7 @@ import numpy as np
 import pandas
 from numpy.typing import NDArray
 
-from pipeline.errors import RunError
+from pipeline.errors import InputError, RunError, StorageError
 from pipeline.geometry import Box
 from pipeline.report import (
     AtlasContent,
@@ -31,9 +33,9 @@ from workflows.atlas.catalogue import status_reason, write_catalogue
 from workflows.atlas.changes import write_changes
 from workflows.atlas.records import EntryRecord
 from workflows.atlas.release_folder import ReleaseFolder, identifiers, open_release, read_json
-from workflows.provenance import PACKAGES
 from workflows.thickness_results import SPARSE
 
+TABLES = ("catalogue.parquet", "catalogue.csv", "changes.csv")
 PIXELS = 128
 """Thumbnails come from the finest level of a map whose longest axis is not longer than this."""
 ROWS_AT_ONCE = 200_000
@@ -64,7 +66,6 @@ def page_content(release: ReleaseFolder, changes: Changes) -> AtlasContent:
     record = release.record
     entries = [entry_content(release, entry) for entry in record.entries]
     made = [entry for entry in record.entries if entry.outcome == "made"]
-    runs = [run for entry in record.entries if (run := release.run_of(entry)) is not None]
     return AtlasContent(
         title=record.name,
         identifier=record.identifier,
@@ -79,66 +80,64 @@ def page_content(release: ReleaseFolder, changes: Changes) -> AtlasContent:
             "Results": str(release.root),
             "Made in this release": f"{len(made):,} in {sum(e.seconds for e in made):,.0f} s of runs,"
             f" {sum(e.bytes for e in made) / 1e9:,.2f} GB",
-            **_versions(runs),
+            **_versions(release),
         },
-        files=[
-            ("catalogue.parquet", "catalogue.parquet"),
-            ("catalogue.csv", "catalogue.csv"),
-            ("changes.csv", "changes.csv"),
-        ],
+        files=TABLES,
     )
 
 
-def _versions(runs: list[Path]) -> dict[str, str]:
-    """With what the results were made, all versions of it."""
-    found: dict[str, set[str]] = {"algorithm": set()}
-    for run in runs:
-        provenance = read_json(run / "provenance.json")
-        found["algorithm"].add(str(provenance["algorithm_version"]))
-        for name, number in provenance["versions"].items():
-            if name == "python" or name in PACKAGES:
-                found.setdefault(name, set()).add(number)
-    if not found["algorithm"]:
-        return {}
-    algorithms = ", ".join(sorted(found.pop("algorithm")))
-    return {
-        "Algorithm version": algorithms,
-        "Versions": ", ".join(f"{name} {' and '.join(sorted(numbers))}" for name, numbers in found.items()),
-    }
+def _versions(release: ReleaseFolder) -> dict[str, str]:
+    """With what the results were made, all versions of it; damaged ones are said elsewhere."""
+    found: dict[str, set[str]] = {}
+    for entry in (entry for entry in release.record.entries if entry.run is not None):
+        with contextlib.suppress(RunError):
+            provenance = release.provenance_of(entry)
+            for name, number in {"algorithm": provenance["algorithm_version"], **provenance["versions"]}.items():
+                found.setdefault(name, set()).add(str(number))
+    shown = ", ".join(f"{name} {' and '.join(sorted(numbers))}" for name, numbers in found.items())
+    return {"Versions": shown} if shown else {}
 
 
 def entry_content(release: ReleaseFolder, entry: EntryRecord) -> AtlasEntry:
-    """One row of the page."""
+    """One row of the page; a version that cannot be read is a failed entry that says so."""
     about = {name: str(value) for name, value in entry.about.items() if value is not None}
-    common: dict[str, Any] = {
-        "dataset": entry.dataset,
-        "workflow": entry.workflow,
-        "outcome": entry.outcome,
-        "reason": status_reason(entry),
-        "donor": about.pop("donor", ""),
-        "organ": about.pop("organ", ""),
-        "about": ", ".join(value for name, value in about.items() if name in SHOWN_ABOUT),
-    }
+    row = AtlasEntry(
+        dataset=entry.dataset,
+        workflow=entry.workflow,
+        outcome=entry.outcome,
+        reason=status_reason(entry),
+        donor=about.get("donor", ""),
+        organ=about.get("organ", ""),
+        about=", ".join(about[name] for name in SHOWN_ABOUT if name in about),
+    )
     run = release.run_of(entry)
     if run is None:
-        return AtlasEntry(**common)
+        return row
+    try:
+        found = _found(release, entry, run)
+    except (RunError, StorageError, InputError) as error:
+        return replace(row, outcome="failed", reason=f"Its published result cannot be read: {error}")
+    return replace(row, **found)
+
+
+def _found(release: ReleaseFolder, entry: EntryRecord, run: Path) -> dict[str, Any]:
+    """What a version holds, as fields of a row."""
     results = release.results_of(entry)
-    common["voxel_um"] = tuple(results["voxel_size_um"])
+    found: dict[str, Any] = {"voxel_um": tuple(results["voxel_size_um"])}
     report = run / "report.html"
     if report.exists():
-        common["report"] = quote(os.path.relpath(report, release.path))
+        found["report"] = quote(os.path.relpath(report, release.path))
     if entry.workflow != "thickness":
-        return AtlasEntry(**common, measures=_measures(entry.workflow, results), thumbnail=_thumbnail(run, entry, None))
-    share = results["foreground_voxels"] / results["volume_voxels"]
+        shown = None if entry.workflow == "statistics" else _thumbnail(run, entry, None)
+        return found | {"measures": _measures(entry.workflow, results), "thumbnail": shown}
     voxel_um3 = results["volume_um3"] / max(1, results["foreground_voxels"])
-    return AtlasEntry(
-        **common,
-        thickness=results["thickness_um"],
-        foreground_share=share,
-        volume_um3=results["volume_um3"],
-        distribution=_distribution(run / "histogram.csv", voxel_um3),
-        thumbnail=_thumbnail(run, entry, results),
-    )
+    return found | {
+        "thickness": results["thickness_um"],
+        "foreground_share": results["foreground_voxels"] / results["volume_voxels"],
+        "volume_um3": results["volume_um3"],
+        "distribution": _distribution(run / "histogram.csv", voxel_um3),
+        "thumbnail": _thumbnail(run, entry, results),
+    }
 
 
 SHOWN_ABOUT = ("organ_context", "type", "voi")
