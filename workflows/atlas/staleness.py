@@ -14,7 +14,6 @@ Descriptive metadata are not in it, nor what changes how a run goes and not what
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def _source(volume: Volume) -> dict[str, Any]:
         "location": {name: identity.pop(name) for name in PLACE},
         "level": volume.level,
         "array metadata": identity,
-        "content": asdict(fingerprint(volume)),
+        "content": fingerprint(volume).as_json(),
     }
 
 
