@@ -17,10 +17,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.volume.fingerprint import fingerprint
-
 from pipeline.comparison import ComparisonJob
 from pipeline.job import ThicknessJob
+from pipeline.volume.fingerprint import fingerprint
 from pipeline.volume.opening import Volume
 from workflows.atlas.manifest import Entry
 from workflows.config import ALGORITHM_VERSION, ComparisonConfig, ThicknessConfig
