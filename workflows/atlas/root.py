@@ -203,8 +203,8 @@ class Root:
         return total
 
     def free_bytes(self) -> int:
-        """What the file system has left."""
-        return shutil.disk_usage(self.path).free
+        """What the file system has left, also where there is no root yet."""
+        return shutil.disk_usage(next(folder for folder in (self.path, *self.path.parents) if folder.exists())).free
 
 
 def folder_bytes(folder: Path, *, without: str = "") -> int:
