@@ -149,10 +149,11 @@ def test_entries_that_exceed_the_budget_wait_and_others_go_on(atlas: Atlas) -> N
     assert atlas.outcomes() == {"large/thickness": "made", "small/statistics": "kept"}
 
 
-def test_a_version_that_somebody_damaged_is_made_again(atlas: Atlas) -> None:
+@pytest.mark.parametrize("name", ["entry.json", "statistics.json", "provenance.json"])
+def test_a_version_that_somebody_damaged_is_made_again(atlas: Atlas, name: str) -> None:
     atlas.add("one", labels(1), workflows=["statistics"])
     assert atlas.run().code == 0
-    (atlas.entry("one/statistics") / "current" / "entry.json").write_text("{")
+    (atlas.entry("one/statistics") / "current" / name).unlink()
     assert atlas.run().code == 0
     assert atlas.entries()["one/statistics"].reasons == ("no whole version",)
     assert atlas.run().code == 0

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import StorageError
 from pipeline.files import PARTIAL, write_json
 from workflows.atlas.records import EntryRecord, ReleaseRecord
+from workflows.atlas.release_folder import RESULT_FILES
 from workflows.run_folder import RunFolder
 
 RECORD = "entry.json"
@@ -53,9 +54,12 @@ class EntryFolder:
         return self.record(version)
 
     def record(self, version: str) -> EntryRecord | None:
-        """The record of a version; None where it is not whole."""
+        """The record of a version; None where it is not whole: somebody took a file away."""
         folder = self.path / "versions" / version
-        return _read(EntryRecord, folder / RECORD) if RunFolder(folder).is_complete else None
+        record = _read(EntryRecord, folder / RECORD)
+        if record is None or not (folder / RESULT_FILES[record.workflow]).exists():
+            return None
+        return record if RunFolder(folder).is_complete else None
 
     def work_record(self) -> EntryRecord | None:
         """What the run that is being made will be, noted when it began; None where there is none."""
