@@ -32,7 +32,7 @@ from pipeline.volume.opening import Volume, open_volume
 from workflows.atlas.catalogue import status_reason, write_catalogue
 from workflows.atlas.changes import write_changes
 from workflows.atlas.records import EntryRecord
-from workflows.atlas.release_folder import ReleaseFolder, identifiers, open_release, read_json
+from workflows.atlas.release_folder import PAGE, ReleaseFolder, identifiers, open_release, read_json
 from workflows.thickness_results import SPARSE
 
 TABLES = ("catalogue.parquet", "catalogue.csv", "changes.csv")
@@ -47,7 +47,8 @@ MAPS = {"thickness": "thickness.ome.zarr", "compare": "prediction.ome.zarr"}
 def write_release_page(root: Path, identifier: str, since: str | None = None) -> Path:
     """Make or remake catalogue.parquet, catalogue.csv, changes.csv and index.html of a release; returns the page.
 
-    ROOT/index.html leads to the latest release. since : the release to compare with; None for the one before.
+    ROOT/index.html leads to the latest release that has a page. since : the release to compare with, None for the one
+    before.
     Raises RunError where the release or a result of it cannot be read, StorageError where the disk refuses.
     """
     write_catalogue(root, identifier)
@@ -56,8 +57,8 @@ def write_release_page(root: Path, identifier: str, since: str | None = None) ->
         write_catalogue(root, since)
     changes = write_changes(root, identifier, since)
     write_release(release.page, page_content(release, changes))
-    latest = identifiers(release.root)[-1]
-    write_redirect(release.root / "index.html", f"releases/{quote(latest)}/index.html", release.record.name)
+    latest = next(name for name in reversed(identifiers(release.root)) if (release.path.parent / name / PAGE).exists())
+    write_redirect(release.root / PAGE, f"releases/{quote(latest)}/{PAGE}", release.record.name)
     return release.page
 
 
