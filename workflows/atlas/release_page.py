@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, RunError, StorageError
 from pipeline.geometry import Box
 from pipeline.report import (
+    THUMBNAIL_PIXELS,
     AtlasContent,
     AtlasEntry,
     Changes,
+    Picture,
     Slice,
     Thumbnail,
     binned,
@@ -36,10 +40,9 @@ from workflows.atlas.release_folder import PAGE, ReleaseFolder, identifiers, ope
 from workflows.thickness_results import SPARSE
 
 TABLES = ("catalogue.parquet", "catalogue.csv", "changes.csv")
-PIXELS = 128
-"""Thumbnails come from the finest level of a map whose longest axis is not longer than this."""
 ROWS_AT_ONCE = 200_000
 """Of a histogram."""
+INLINE_PNG = re.compile(rb'<img src="data:image/png;base64,([A-Za-z0-9+/=]+)"')
 MAPS = {"thickness": "thickness.ome.zarr", "compare": "prediction.ome.zarr"}
 """Workflow -> the map that a thumbnail shows, where there is one."""
 
@@ -129,7 +132,7 @@ def _found(release: ReleaseFolder, entry: EntryRecord, run: Path) -> dict[str, A
     if report.exists():
         found["report"] = quote(os.path.relpath(report, release.path))
     if entry.workflow != "thickness":
-        shown = None if entry.workflow == "statistics" else _thumbnail(run, entry, None)
+        shown = _thumbnail(run, entry, None) or _picture(report, entry)
         return found | {"measures": _measures(entry.workflow, results), "thumbnail": shown}
     voxel_um3 = results["volume_um3"] / max(1, results["foreground_voxels"])
     return found | {
@@ -168,7 +171,10 @@ def _distribution(path: Path, voxel_um3: float) -> NDArray[np.float64]:
 
 
 def _thumbnail(run: Path, entry: EntryRecord, statistics: Mapping[str, Any] | None) -> Thumbnail | None:
-    """A plane of the map, or of a sparse one its largest thickness seen through; None where no map was stored."""
+    """A plane of the map, or of a sparse one its largest thickness seen through; None where no map was stored.
+
+    It comes from the finest level that is not larger than a thumbnail.
+    """
     path = run / MAPS.get(entry.workflow, "")
     if not (path.is_dir() and path.suffix == ".zarr"):
         return None
@@ -185,12 +191,18 @@ def _thumbnail(run: Path, entry: EntryRecord, statistics: Mapping[str, Any] | No
     return Thumbnail(_upright(plane), limit, f"Thickness of {entry.dataset}, plane {plane.plane}")
 
 
+def _picture(report: Path, entry: EntryRecord) -> Picture | None:
+    """The first picture of a report, None where it has none."""
+    found = INLINE_PNG.search(report.read_bytes()) if report.exists() else None
+    return Picture(base64.b64decode(found[1]), f"Labels of {entry.dataset}") if found else None
+
+
 def _small(path: str) -> Volume:
     """The finest level that is small enough, else the coarsest."""
     volume = open_volume(path)
     for level in range(volume.level_count):
         volume = open_volume(path, level=level)
-        if max(volume.shape) <= PIXELS:
+        if max(volume.shape) <= THUMBNAIL_PIXELS:
             break
     return volume
 
