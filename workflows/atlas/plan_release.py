@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
+from cluster.environment import settle_environment
 from cluster.local import DeviceChoice, Workers
 from cluster.profile import Profile
 from pipeline.errors import RunError, VoxcaliperError
@@ -37,7 +38,7 @@ class Planned:
 
     record : kept; waiting, where it is stale; failed, where its sources cannot be opened or it fits no worker.
     voxels, blocks, bytes : of the run, where it is stale; bytes are its map and scratch before compression.
-    seconds : that making it takes, by the pace so far.
+    seconds : that making it takes, by the pace so far. warnings : what is wrong in its sources and read all the same.
     """
 
     entry: Entry
@@ -46,6 +47,7 @@ class Planned:
     blocks: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_stale(self) -> bool:
@@ -56,6 +58,7 @@ class Planner:
     """Plans entries for the workers of a profile; a running cluster is asked once."""
 
     def __init__(self, root: Root, profile: Profile) -> None:
+        settle_environment(profile)  # sources are opened here, too
         self._root, self._profile = root, profile
         self._offers: dict[DeviceChoice, Workers] = {}
         self._asking = Lock()
@@ -114,7 +117,8 @@ class Planner:
             stages, written = made.stages, made.map_bytes + int(voxels * SCRATCH_BYTES_PER_VOXEL * fields)
         blocks = math.prod(job.grid.counts)
         seconds = self._seconds(entry, voxels, blocks, [stage.name for stage in stages], workers)
-        return Planned(entry, record, voxels, blocks, written, seconds)
+        warnings = sorted({text for volume in job.volumes.values() for text in volume.warnings})
+        return Planned(entry, record, voxels, blocks, written, seconds, tuple(warnings))
 
     def _seconds(self, entry: Entry, voxels: int, blocks: int, stages: Sequence[str], workers: Workers) -> float:
         """By the pace of the versions in the root; until there are some, by that of the benchmarks on CPUs."""
@@ -196,6 +200,7 @@ def _lines(manifest: Manifest, root: Root, plans: Sequence[Planned]) -> Iterator
     for plan in stale:
         yield f"make        {plan.entry.name}: {', '.join(plan.record.reasons)}"
         yield f"            {plan.voxels:,} voxels, {plan.blocks:,} blocks, {gib(plan.bytes)}{_takes(plan.seconds)}"
+        yield from (f"            warning: {text}" for text in plan.warnings)
         if sentence := no_room(root, plan, budget, used):
             yield f"            waits: {sentence}"
     for plan in broken:
@@ -219,5 +224,5 @@ def _takes(seconds: float) -> str:
 
 def as_json(plan: Planned) -> dict[str, Any]:
     """A planned entry for programs."""
-    own = {"voxels": plan.voxels, "blocks": plan.blocks, "bytes": plan.bytes, "seconds": plan.seconds}
+    own = {name: getattr(plan, name) for name in ("voxels", "blocks", "bytes", "seconds", "warnings")}
     return {**plan.record.model_dump(mode="json", exclude={"seconds", "bytes"}), **(own if plan.is_stale else {})}
