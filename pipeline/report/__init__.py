@@ -2,11 +2,13 @@
 
 from pipeline.report.atlas import render_release, write_redirect, write_release
 from pipeline.report.atlas_content import (
+    THUMBNAIL_PIXELS,
     AtlasContent,
     AtlasEntry,
     Changes,
     EntryChange,
     KeyChange,
+    Picture,
     Thumbnail,
     ValueChange,
     binned,
@@ -34,6 +36,7 @@ from pipeline.report.slices import compared_slices, labelled_slices, largest_pro
 from pipeline.report.structures import render_structures, write_structures
 
 __all__ = [
+    "THUMBNAIL_PIXELS",
     "AtlasContent",
     "AtlasEntry",
     "Changes",
@@ -48,6 +51,7 @@ __all__ = [
     "LabelledSlice",
     "Lookalike",
     "LookalikesContent",
+    "Picture",
     "ReportContent",
     "Slice",
     "StructuresContent",

@@ -26,12 +26,23 @@ def binned(thickness_um: NDArray[np.float64], weights: NDArray[np.float64]) -> N
     return np.bincount(bins.clip(0, last), weights=weights, minlength=last + 1).astype(np.float64)
 
 
+THUMBNAIL_PIXELS = 128
+"""Most along a side."""
+
+
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
     """A small picture. thickness_um : float32 (row, column), 0 on background; limit_um : where the colours end."""
 
     thickness_um: NDArray[np.float32]
     limit_um: float
+    description: str
+
+
+class Picture(NamedTuple):
+    """A picture that a run's report has, as PNG of any size."""
+
+    png: bytes
     description: str
 
 
@@ -60,7 +71,7 @@ class AtlasEntry:
     volume_um3: float | None = None
     distribution: NDArray[np.float64] | None = None
     measures: Sequence[tuple[str, str]] = ()
-    thumbnail: Thumbnail | None = None
+    thumbnail: Thumbnail | Picture | None = None
 
 
 class ValueChange(NamedTuple):

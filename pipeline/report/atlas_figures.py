@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from pipeline.report.atlas_content import BINS_PER_DECADE, EDGES_UM, AtlasEntry, Thumbnail
+from pipeline.report.atlas_content import BINS_PER_DECADE, EDGES_UM, THUMBNAIL_PIXELS, AtlasEntry, Picture, Thumbnail
 from pipeline.report.figures import COLOURS, NIGHT
 from pipeline.report.numbers import length
 from pipeline.report.templates import embedded
@@ -146,15 +146,27 @@ def y(share: float) -> float:
     return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share, 1)
 
 
-def thumbnail_address(thumbnail: Thumbnail) -> str:
-    """A PNG of few colours that needs no file."""
+def thumbnail_address(thumbnail: Thumbnail | Picture) -> str:
+    """A small PNG of few colours that needs no file."""
+    small = _reduced(thumbnail) if isinstance(thumbnail, Picture) else _coloured(thumbnail)
+    image = io.BytesIO()
+    small.save(image, "PNG", optimize=True)
+    return embedded("image/png", image.getvalue())
+
+
+def _coloured(thumbnail: Thumbnail) -> PIL.Image.Image:
     share = np.clip(thumbnail.thickness_um / thumbnail.limit_um, 0.0, 1.0)
     shades = PIL.Image.fromarray(np.ceil(SHADES * share).astype(np.uint8), "P")
     ramp = COLOURS(np.linspace(0.0, 1.0, SHADES + 1), bytes=True)[1:, :3]
     shades.putpalette([*bytes.fromhex(NIGHT[1:]), *ramp.ravel().tolist()])
-    image = io.BytesIO()
-    shades.save(image, "PNG", optimize=True)
-    return embedded("image/png", image.getvalue())
+    return shades
+
+
+def _reduced(picture: Picture) -> PIL.Image.Image:
+    with PIL.Image.open(io.BytesIO(picture.png)) as image:
+        small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), PIL.Image.Resampling.BOX)
+    return small.quantize(SHADES)
 
 
 assert BINS_PER_DECADE % STEP == 0, "a curve has a point at every power of ten"

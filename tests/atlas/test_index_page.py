@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from pipeline.report import AtlasEntry, Changes, ValueChange, binned, render_release, write_release
+from pipeline.report import AtlasEntry, Changes, Picture, ValueChange, binned, render_release, write_release
 from pipeline.report.atlas import change_of, number_of, statistic_in_words
 from pipeline.report.atlas_content import EDGES_UM
 from tests.atlas.released import Released, call
@@ -174,12 +174,25 @@ def test_thumbnails_show_the_map(released: Released) -> None:
     text = released.release(released.second).page.read_text("utf-8")
     pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)"', text)
     assert [name for _, name in pictures] == [
-        "Thickness of ball, plane xy", "Thickness of pair, plane xy", "Thickness of empty, plane xz",
+        "Thickness of ball, plane xy", "Labels of ball", "Thickness of pair, plane xy", "Thickness of empty, plane xz",
+        "Labels of new",
     ]  # fmt: skip
-    ball, _, empty = (matplotlib.image.imread(io.BytesIO(base64.b64decode(data))) for data, _ in pictures)
+    ball, labels, _, empty, _ = (matplotlib.image.imread(io.BytesIO(base64.b64decode(data))) for data, _ in pictures)
     assert ball.shape[:2] == (36, 40)
     assert len(np.unique(ball.reshape(-1, ball.shape[-1]), axis=0)) > 5
+    assert labels.shape[:2] == (36, 40)
+    assert len(np.unique(labels.reshape(-1, labels.shape[-1]), axis=0)) == 3  # two labels on a background
     assert len(np.unique(empty.reshape(-1, empty.shape[-1]), axis=0)) == 1
+
+
+def test_a_large_picture_of_a_report_becomes_a_thumbnail() -> None:
+    image = io.BytesIO()
+    matplotlib.image.imsave(image, np.random.default_rng(0).random((700, 1000, 3)), format="png")
+    entry = replace(release(1).entries[0], thumbnail=Picture(image.getvalue(), "Labels"))
+    text = render_release(replace(release(1), entries=[entry]))
+    found = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="Labels"', text)
+    assert found
+    assert matplotlib.image.imread(io.BytesIO(base64.b64decode(found[1]))).shape[:2] == (90, 128)
 
 
 def test_the_report_is_made_again_by_a_command(released: Released) -> None:

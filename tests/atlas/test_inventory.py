@@ -137,13 +137,16 @@ def test_json_csv_and_plain_columns_agree(here: Command, metadata: Path) -> None
     assert re.search(r"^4 data sets +2 organs +2 donors +0\.00 +1\.0 MB +4 ", plain.out, re.MULTILINE)
 
 
-def test_a_terminal_gets_a_table(here: Command, metadata: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda _: True)
-    monkeypatch.setenv("COLUMNS", "220")
+@pytest.mark.parametrize(("columns", "drawn"), [(200, True), (80, False)])
+def test_a_wide_terminal_gets_a_table(
+    here: Command, metadata: Path, monkeypatch: pytest.MonkeyPatch, columns: int, drawn: bool
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("NO_COLOR", "1")
     shown = here("inventory", "--metadata", metadata)
     assert shown.code == 0, shown
-    assert "│" in shown.out
+    assert ("│" in shown.out) == drawn
     for name in ("D2_heart_zoom", "lung (left)", "513 × 2 × 1,001", "4 data sets"):
         assert name in shown.out
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.errors import InputError
@@ -71,10 +71,8 @@ def inventory(
         print(json.dumps({"datasets": [row_of(one) for one in listed], "total": totals(listed)}, indent=2))
     elif as_csv:
         print(_csv([row_of(one) for one in listed]), end="")
-    elif sys.stdout.isatty():
-        _show(listed)
     else:
-        _print_lines(listed)
+        _show(listed)
     deep = sum(one.level >= N5_LEVELS and one.dataset.data.gcs_url.startswith("n5:") for one in listed)
     if deep:
         say(f"{deep} of these are N5 stores at a level above {N5_LEVELS - 1}, which those of the atlas mostly lack.")
@@ -139,11 +137,13 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-COLUMNS = {
+COLUMNS: dict[str, Literal["left", "right"]] = {
     "name": "left", "organ": "left", "donor": "left", "µm": "right", "level": "right", "shape (z, y, x)": "right",
     "Gvoxel": "right", "size": "right", "blocks": "right", "CPU-hours": "right", "written": "right",
 }  # fmt: skip
 """Column -> where its text stands."""
+LEAST_NAME = 24
+"""Characters of a name in a line of the table."""
 
 
 def _cells(one: Listed) -> tuple[str, ...]:
@@ -175,19 +175,13 @@ def _note() -> str:
 
 
 def _show(listed: Sequence[Listed]) -> None:
-    """A table for a terminal."""
-    table = Table(show_footer=True, caption=_note(), caption_justify="left", pad_edge=False)
-    for (name, side), total in zip(COLUMNS.items(), _total_cells(listed), strict=True):
-        table.add_column(name, total, justify=side, no_wrap=name != "name", overflow="fold")  # type: ignore[arg-type]
-    for one in listed:
-        table.add_row(*_cells(one))
-    Console().print(table)
-
-
-def _print_lines(listed: Sequence[Listed]) -> None:
-    """The same in plain columns."""
+    """A table on a terminal that is wide enough, plain columns elsewhere."""
     rows = [tuple(COLUMNS), *map(_cells, listed), _total_cells(listed)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    console = Console()
+    if console.is_terminal and LEAST_NAME + sum(widths[1:]) + 3 * len(widths) <= console.width:
+        console.print(_table(rows))
+        return
     for row in rows:
         cells = (
             cell.ljust(width) if side == "left" else cell.rjust(width)
@@ -195,6 +189,16 @@ def _print_lines(listed: Sequence[Listed]) -> None:
         )
         print("  ".join(cells).rstrip())
     print(_note())
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Table:
+    """The same as a terminal draws it, with the totals below; names fold where they must."""
+    table = Table(show_footer=True, caption=_note(), caption_justify="left", pad_edge=False)
+    for (name, side), total in zip(COLUMNS.items(), rows[-1], strict=True):
+        table.add_column(name, total, justify=side, no_wrap=name != "name", overflow="fold")
+    for row in rows[1:-1]:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def amount(size: float) -> str:

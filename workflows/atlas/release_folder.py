@@ -17,6 +17,7 @@ from pipeline.errors import RunError
 from workflows.atlas.records import EntryRecord, ReleaseRecord
 
 RELEASES = "releases"
+PAGE = "index.html"
 RESULT_FILES = {"thickness": "statistics.json", "compare": "comparison.json", "statistics": "statistics.json"}
 """Workflow -> the file with its numbers."""
 
@@ -38,7 +39,7 @@ class ReleaseFolder:
 
     @property
     def page(self) -> Path:
-        return self.path / "index.html"
+        return self.path / PAGE
 
     def run_of(self, entry: EntryRecord) -> Path | None:
         """The folder of the version that an entry has in this release, None where it has none."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, RunError, StorageError
 from pipeline.geometry import Box
 from pipeline.report import (
+    THUMBNAIL_PIXELS,
     AtlasContent,
     AtlasEntry,
     Changes,
+    Picture,
     Slice,
     Thumbnail,
     binned,
@@ -32,14 +36,13 @@ from pipeline.volume.opening import Volume, open_volume
 from workflows.atlas.catalogue import status_reason, write_catalogue
 from workflows.atlas.changes import write_changes
 from workflows.atlas.records import EntryRecord
-from workflows.atlas.release_folder import ReleaseFolder, identifiers, open_release, read_json
+from workflows.atlas.release_folder import PAGE, ReleaseFolder, identifiers, open_release, read_json
 from workflows.thickness_results import SPARSE
 
 TABLES = ("catalogue.parquet", "catalogue.csv", "changes.csv")
-PIXELS = 128
-"""Thumbnails come from the finest level of a map whose longest axis is not longer than this."""
 ROWS_AT_ONCE = 200_000
 """Of a histogram."""
+INLINE_PNG = re.compile(rb'<img src="data:image/png;base64,([A-Za-z0-9+/=]+)"')
 MAPS = {"thickness": "thickness.ome.zarr", "compare": "prediction.ome.zarr"}
 """Workflow -> the map that a thumbnail shows, where there is one."""
 
@@ -47,7 +50,8 @@ MAPS = {"thickness": "thickness.ome.zarr", "compare": "prediction.ome.zarr"}
 def write_release_page(root: Path, identifier: str, since: str | None = None) -> Path:
     """Make or remake catalogue.parquet, catalogue.csv, changes.csv and index.html of a release; returns the page.
 
-    ROOT/index.html leads to the latest release. since : the release to compare with; None for the one before.
+    ROOT/index.html leads to the latest release that has a page. since : the release to compare with, None for the one
+    before.
     Raises RunError where the release or a result of it cannot be read, StorageError where the disk refuses.
     """
     write_catalogue(root, identifier)
@@ -56,8 +60,8 @@ def write_release_page(root: Path, identifier: str, since: str | None = None) ->
         write_catalogue(root, since)
     changes = write_changes(root, identifier, since)
     write_release(release.page, page_content(release, changes))
-    latest = identifiers(release.root)[-1]
-    write_redirect(release.root / "index.html", f"releases/{quote(latest)}/index.html", release.record.name)
+    latest = next(name for name in reversed(identifiers(release.root)) if (release.path.parent / name / PAGE).exists())
+    write_redirect(release.root / PAGE, f"releases/{quote(latest)}/{PAGE}", release.record.name)
     return release.page
 
 
@@ -128,7 +132,7 @@ def _found(release: ReleaseFolder, entry: EntryRecord, run: Path) -> dict[str, A
     if report.exists():
         found["report"] = quote(os.path.relpath(report, release.path))
     if entry.workflow != "thickness":
-        shown = None if entry.workflow == "statistics" else _thumbnail(run, entry, None)
+        shown = _thumbnail(run, entry, None) or _picture(report, entry)
         return found | {"measures": _measures(entry.workflow, results), "thumbnail": shown}
     voxel_um3 = results["volume_um3"] / max(1, results["foreground_voxels"])
     return found | {
@@ -167,7 +171,10 @@ def _distribution(path: Path, voxel_um3: float) -> NDArray[np.float64]:
 
 
 def _thumbnail(run: Path, entry: EntryRecord, statistics: Mapping[str, Any] | None) -> Thumbnail | None:
-    """A plane of the map, or of a sparse one its largest thickness seen through; None where no map was stored."""
+    """A plane of the map, or of a sparse one its largest thickness seen through; None where no map was stored.
+
+    It comes from the finest level that is not larger than a thumbnail.
+    """
     path = run / MAPS.get(entry.workflow, "")
     if not (path.is_dir() and path.suffix == ".zarr"):
         return None
@@ -184,12 +191,18 @@ def _thumbnail(run: Path, entry: EntryRecord, statistics: Mapping[str, Any] | No
     return Thumbnail(_upright(plane), limit, f"Thickness of {entry.dataset}, plane {plane.plane}")
 
 
+def _picture(report: Path, entry: EntryRecord) -> Picture | None:
+    """The first picture of a report, None where it has none."""
+    found = INLINE_PNG.search(report.read_bytes()) if report.exists() else None
+    return Picture(base64.b64decode(found[1]), f"Labels of {entry.dataset}") if found else None
+
+
 def _small(path: str) -> Volume:
     """The finest level that is small enough, else the coarsest."""
     volume = open_volume(path)
     for level in range(volume.level_count):
         volume = open_volume(path, level=level)
-        if max(volume.shape) <= PIXELS:
+        if max(volume.shape) <= THUMBNAIL_PIXELS:
             break
     return volume
 
