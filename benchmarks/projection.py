@@ -1,17 +1,18 @@
 """The question: what would the whole Human Organ Atlas take, on paper, from what the other benchmarks measured.
 
 python -m benchmarks projection                  constants measured now
-python -m benchmarks.projection cpu_us=0.15 …    constants given, all of Constants
+python -m benchmarks.projection cpu_us=0.15 …    constants given, all of Costs
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 
 from benchmarks import large_run, scale
 from benchmarks.results import Answer, Table
 from benchmarks.volumes import Size
+from workflows.atlas.costs import STAGES, Costs
 
 # The release of 2026-05-26 as its inventory lists it: data sets, voxels of all and of the largest, blocks of 1024³.
 SETS = 378
@@ -21,7 +22,6 @@ BLOCKS_OF_1024 = 108_473
 LARGEST_BLOCKS_OF_1024 = 7_942
 
 BLOCK_SIDE = 512
-STAGES = 5
 GPU_MVOXEL_PER_S = 500.0
 """Assumed, for all stages of a block on one card: no GPU measured it."""
 CORES_OF_A_JOB, HOURS_OF_A_JOB = 64, 4
@@ -29,31 +29,13 @@ BUSY = 0.9
 """Share of a worker's time that is work; the rest is waiting at barriers and starting."""
 
 
-@dataclass(frozen=True)
-class Constants:
-    """What is measured, per voxel of the volume. Times in µs of one core, sizes in bytes.
-
-    cpu_us : all tasks; host_us : reading, writing, filing and counting alone, which a GPU does not take over.
-    engine_us : driver and scheduler, per block and stage, where a block is a batch of its own.
-    source, scratch_read, scratch_written, map : bytes moved.
-    """
-
-    cpu_us: float
-    host_us: float
-    engine_us: float
-    source: float
-    scratch_read: float
-    scratch_written: float
-    map: float
-
-
 HOST_KINDS = ("read", "tally", "map", "write", "file")
 
 
-def measured(size: Size) -> Constants:
+def measured(size: Size) -> Costs:
     """The constants of this machine, from the large run and from the stages that do nothing."""
     found = large_run.measured(size)
-    return Constants(
+    return Costs(
         cpu_us=found.cpu_s / found.voxels * 1e6,
         host_us=sum(found.run.seconds(kind) for kind in HOST_KINDS) / found.voxels * 1e6,
         engine_us=scale.measured(size).alone_us,
@@ -64,7 +46,7 @@ def measured(size: Size) -> Constants:
     )
 
 
-def projected(constants: Constants) -> Table:
+def projected(constants: Costs) -> Table:
     """The whole release, each number with what it assumes."""
     per_block = (1024 // BLOCK_SIDE) ** 3
     blocks = BLOCKS_OF_1024 * per_block
@@ -124,11 +106,11 @@ def answer(size: Size) -> Answer:
 
 def main() -> None:
     """Project from constants given as NAME=VALUE."""
-    names = [field.name for field in fields(Constants)]
+    names = [field.name for field in fields(Costs)]
     given = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
     if set(given) != set(names):
         sys.exit(f"give all of {'=… '.join(names)}=…; `python -m benchmarks projection` measures them")
-    for row in projected(Constants(**{name: float(value) for name, value in given.items()})).rows:
+    for row in projected(Costs(**{name: float(value) for name, value in given.items()})).rows:
         print("  ".join((f"{row[0]:<38}", f"{row[1]:>18}", row[2])))
 
 

@@ -18,6 +18,7 @@ from pipeline.engine import Progress
 from pipeline.errors import InputError, VoxcaliperError
 from pipeline.geometry import VoxelSize
 from workflows import cluster_commands, comparison_commands
+from workflows.atlas.inventory_command import inventory
 from workflows.config import ThicknessConfig
 from workflows.options import (
     BlockOption,
@@ -174,6 +175,7 @@ app.command()(comparison_commands.statistics)
 app.command()(comparison_commands.detect)
 app.command()(comparison_commands.score_detections)
 app.command()(cluster_commands.submit)
+app.command()(inventory)
 app.add_typer(cluster_commands.cluster_app, name="cluster")
 
 plan_app = typer.Typer(help="Show what a run would do, and refuse what does not fit.", no_args_is_help=True)

@@ -9,6 +9,7 @@ threshold = [63]
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,19 @@ def read_run_file(path: Path) -> tuple[ThicknessConfig | ComparisonConfig, Path]
     if not isinstance(run, str) or not run:
         raise InputError(f'The run file {path} must name the folder of the run, for example run = "bone-run".')
     folder = path.absolute().parent
+    config = config_of(content, folder, where=f"The run file {path}", others=("run",))
+    return config, Path(os.path.abspath(folder / Path(run).expanduser()))
+
+
+def config_of(
+    content: Mapping[str, Any], folder: Path, *, where: str, others: Iterable[str] = ()
+) -> ThicknessConfig | ComparisonConfig:  # fmt: skip
+    """The configuration out of the keys of a TOML file in a folder, `workflow` among them.
+
+    where : what has these keys, for messages. others : keys that it may have beside them.
+    Raises InputError, one sentence with `where` and the key.
+    """
+    content = dict(content)
     for key in LOCATIONS:
         if isinstance(content.get(key), str) and "://" not in content[key]:
             content[key] = absolute_location(str(folder / Path(content[key]).expanduser()))
@@ -53,22 +67,27 @@ def read_run_file(path: Path) -> tuple[ThicknessConfig | ComparisonConfig, Path]
             try:
                 content[key] = read(_as_typed(content[key]))
             except InputError as error:
-                raise InputError(f"The run file {path} cannot be used: {key}: {error}") from error
+                raise InputError(f"{where} cannot be used: {key}: {error}") from error
+    workflow = content["workflow"]
     if workflow == "statistics":
         content = {**STATISTICS, **content}
     if workflow == "compare" and isinstance(content.get("parts"), list):
         content["parts"] = [part for part in PARTS if part in content["parts"] or part == "overlap"]
     model = KINDS[workflow]
     try:
-        return model.model_validate(content), Path(os.path.abspath(folder / Path(run).expanduser()))
+        return model.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("tuple["))
-        if first["type"] == "extra_forbidden":
-            text = f"{key} is no key of it; there are run, {', '.join(model.model_fields)}"
-        else:
-            text = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"
-        raise InputError(f"The run file {path} cannot be used: {text}.") from error
+        raise InputError(f"{where} cannot be used: {first_error(error, (*others, *model.model_fields))}.") from error
+
+
+def first_error(error: ValidationError, keys: Iterable[str]) -> str:
+    """The first thing that is wrong with a table, as a person says it. keys : those that it may have."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("tuple["))
+    if first["type"] == "extra_forbidden":
+        return f"{key} is no key of it; there are {', '.join(keys)}"
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {text[0].lower()}{text[1:]}"
 
 
 def _as_typed(value: Any) -> str:

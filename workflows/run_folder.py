@@ -12,14 +12,12 @@ comparison.json  comparison.csv  report.html  provenance.json  *.ome.zarr       
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,9 +25,9 @@ from pipeline.errors import RunError, StorageError
 from pipeline.files import PARTIAL, write_json
 from pipeline.job import ledger_of
 from workflows.config import ComparisonConfig, ComparisonPlan, RunConfig, StagePlan, ThicknessConfig, ThicknessPlan
+from workflows.lock import is_locked, locked
 
 Model = TypeVar("Model", bound=BaseModel)
-LOCK_TRIES, LOCK_SECONDS = 3, 0.05
 
 
 class _LogFile(logging.FileHandler):
@@ -122,38 +120,12 @@ class RunFolder:
 
     def is_locked(self) -> bool | None:
         """Whether a process works on the run; None where the file system cannot tell."""
-        try:
-            with (self.path / "lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        except OSError:
-            return None
-        return False
+        return is_locked(self.path / "lock")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes off this run; the lock goes with the process, however it ends."""
-        with contextlib.ExitStack() as stack:
-            try:
-                file = stack.enter_context((self.path / "lock").open("a+"))
-                _lock(file)
-            except BlockingIOError as error:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise RunError(f"{self.path} is being worked on by {holder}; wait for it or stop it.") from error
-            except OSError as error:
-                raise StorageError(
-                    f"{self.path / 'lock'} cannot be made: {error.strerror}; make room or mend the permissions there,"
-                    " then resume the run."
-                ) from error
-            # Who holds it is a courtesy to the next one, who would wait without knowing for whom.
-            with contextlib.suppress(OSError):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {os.uname().nodename}")
-                file.flush()
+        with locked(self.path / "lock", str(self.path)):
             yield
 
     @contextlib.contextmanager
@@ -176,16 +148,6 @@ class RunFolder:
         finally:
             logger.removeHandler(handler)
             handler.close()
-
-
-def _lock(file: TextIO) -> None:
-    """Take the lock of an open file. Raises BlockingIOError where another process has it."""
-    for _ in range(LOCK_TRIES - 1):  # who asks whether it is held, holds it for a moment
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(LOCK_SECONDS)
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class _PlannedStages(BaseModel):
