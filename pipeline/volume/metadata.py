@@ -33,10 +33,12 @@ class ImageMetadata:
     """What the metadata of an image say of its axes and levels, of both versions in the words of 0.5.
 
     format : "OME-Zarr 0.4" or "OME-Zarr 0.5".
+    warnings : one sentence each on what is invalid and was read all the same.
     """
 
     format: str
     multiscale: Multiscale
+    warnings: tuple[str, ...] = ()
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
@@ -91,16 +93,27 @@ class ImageMetadata:
 def image_metadata(location: str, attributes: dict[str, Any]) -> ImageMetadata | None:
     """The image metadata of a group, None where it has none."""
     ome = attributes.get("ome")
+    warnings = []
     if isinstance(ome, dict) and "multiscales" in ome:
         if ome.get("version") != "0.5":
             raise InputError(f"{location} is OME-Zarr {ome.get('version')}; the versions 0.4 and 0.5 can be read.")
         documents, version = ome["multiscales"], "0.5"
+        if "multiscales" in attributes:
+            warnings.append(
+                f"{location} has multiscales both in its attributes and under ome, where OME-Zarr 0.5 has them;"
+                " only those under ome count."
+            )
     elif "multiscales" in attributes:
         documents, version = attributes["multiscales"], "0.4"
     else:
         return None
     try:
         document = _repaired(documents[0])
+        if document != documents[0]:
+            warnings.append(
+                f"{location} has invalid OME-Zarr {version} metadata (a translation before the scale); only the scale"
+                " counts."
+            )
         if version == "0.5":
             multiscale = Multiscale.model_validate(document)
         else:
@@ -108,7 +121,7 @@ def image_metadata(location: str, attributes: dict[str, Any]) -> ImageMetadata |
     except (ValidationError, LookupError, TypeError, AttributeError) as error:
         detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no list of datasets"
         raise InputError(f"{location} has invalid OME-Zarr {version} metadata: {detail}.") from error
-    return ImageMetadata(f"OME-Zarr {version}", multiscale)
+    return ImageMetadata(f"OME-Zarr {version}", multiscale, tuple(warnings))
 
 
 def _repaired(document: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +134,7 @@ def _repaired(document: dict[str, Any]) -> dict[str, Any]:
         transforms = dataset.get("coordinateTransformations")
         kinds = [transform.get("type") for transform in transforms or ()]
         datasets.append(
-            {**dataset, "coordinateTransformations": transforms[1:] if kinds[:1] == ["translation"] else transforms}
+            {**dataset, "coordinateTransformations": transforms[1:]} if kinds[:1] == ["translation"] else dataset
         )
     return {**document, "datasets": datasets}
 

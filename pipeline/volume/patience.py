@@ -22,8 +22,8 @@ PASSING = frozenset({
     errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.EIO,
     errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE, errno.ESTALE, errno.ETIMEDOUT,
 })  # fmt: skip
-"""Errors of the operating system that may be gone a moment later."""
-CLIENTS = ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "azure", "urllib3")
+"""Errors of the operating system that may be gone a moment later. pipeline.volume.remote speaks of servers in them."""
+CLIENTS = ("aiohttp", "azure", "urllib3")
 """Packages behind fsspec whose own errors mean that a store did not answer as it should."""
 
 
@@ -59,3 +59,14 @@ def may_pass(error: Exception) -> bool:
     if isinstance(status, int) and 400 <= status < 500 and status not in (408, 429):
         return False  # the server has answered: not there, or not for us
     return type(error).__module__.split(".")[0] in CLIENTS
+
+
+def reason(error: Exception) -> str:
+    """What went wrong in a store, as a part of a sentence."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
+    if isinstance(error, PermissionError) and error.errno == errno.EACCES and error.strerror == "Permission denied":
+        return "permission denied"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

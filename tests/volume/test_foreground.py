@@ -12,7 +12,7 @@ import zarr
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.volume import opening
+from pipeline.volume import volumes
 from pipeline.volume.foreground import Foreground
 from pipeline.volume.opening import Volume, open_volume
 from tests.volume.stores import grey
@@ -73,7 +73,7 @@ def test_labels_the_type_cannot_hold(tmp_path: Path) -> None:
 def test_masks_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     voxels = grey()
     volume = stored(tmp_path, voxels)
-    monkeypatch.setattr(opening, "PIECE_BYTES", 1)
+    monkeypatch.setattr(volumes, "PIECE_BYTES", 1)
     box = Box((1, 0, 3), (7, 10, 13))
     np.testing.assert_array_equal(Foreground.threshold(500).read(volume, box), voxels[box.slices] > 500)
 

@@ -1,0 +1,229 @@
+"""Objects behind http://, https://, s3:// and gs://, by obstore: who may read them, and errors in plain words.
+
+Credentials are those of the environment where it has some, otherwise requests are anonymous:
+S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), web identities and container roles; AWS_PROFILE
+and the files in ~/.aws where boto3 is installed. AWS_REGION and AWS_ENDPOINT_URL count, also with http://.
+GCS: GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT and the login of gcloud in ~/.config/gcloud.
+No credential is kept, printed or written by this program; an address that holds one is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import obstore
+from obstore import exceptions
+from obstore.store import GCSStore, HTTPStore, S3Store
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import ObjectStore
+
+from pipeline.errors import InputError
+from pipeline.volume import patience
+
+T = TypeVar("T")
+
+QUICK_PAUSES_SECONDS = (0.1, 0.4)
+"""Before a single request is tried again; what still fails is tried again with all its piece (patience)."""
+CONNECT_SECONDS = 10.0
+STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z-]*)*)")
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL")
+"""Variables that name another server than Amazon's and Google's."""
+S3_ENVIRONMENT = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+GCS_ENVIRONMENT = (
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_BEARER_TOKEN",
+)
+
+
+class RemoteStore(ObjectStore[Any]):
+    """Zarr's store of what lies below an address, read only.
+
+    Requests that fail for a moment (500, 503, 429, a dropped connection, a body that was cut) are soon tried again.
+    Errors are those of the operating system: PermissionError, ConnectionError for what may pass, else OSError.
+    """
+
+    def __init__(self, location: str) -> None:
+        super().__init__(_client(location), read_only=True)
+        self.location = location
+        self.lists = not isinstance(self.store, HTTPStore)
+
+    @property
+    def supports_listing(self) -> bool:
+        """Plain web servers cannot list."""
+        return self.lists
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """The bytes of an object or of a range of it, None where it is not there."""
+        body = await self._again(lambda: self._body(key, byte_range))
+        return None if body is None else prototype.buffer.from_bytes(body)
+
+    async def head(self, key: str) -> obstore.ObjectMeta | None:
+        """What the server says of an object without sending it, None where it is not there."""
+        return await self._again(lambda: _found(obstore.head_async(self.store, key)))
+
+    async def getsize(self, key: str) -> int:
+        """Bytes of an object; FileNotFoundError where it is not there."""
+        meta = await self.head(key)
+        if meta is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+        return meta["size"]
+
+    async def exists(self, key: str) -> bool:
+        """Whether an object is there."""
+        return await self.head(key) is not None
+
+    async def _body(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
+        options: obstore.GetOptions = {} if byte_range is None else {"range": _range(byte_range)}
+        try:
+            answer = await _found(obstore.get_async(self.store, key, options=options))
+        except exceptions.NotSupportedError:  # a server that knows no ranges sends the whole object
+            answer = await _found(obstore.get_async(self.store, key))
+            return None if answer is None else _part(bytes(await answer.bytes_async()), byte_range)
+        if answer is None:
+            return None
+        body = bytes(await answer.bytes_async())
+        start, stop = answer.range
+        if len(body) != stop - start:
+            raise ConnectionError(errno.ECONNRESET, f"the server sent {len(body)} of {stop - start} bytes")
+        return body
+
+    async def _again(self, request: Callable[[], Awaitable[T]]) -> T:
+        for pause in (*QUICK_PAUSES_SECONDS, None):
+            try:
+                return await request()
+            except exceptions.BaseError as failure:
+                error: Exception = self.in_plain_words(failure)
+            except OSError as failure:
+                error = failure
+            if pause is None or not patience.may_pass(error):
+                raise error
+            await asyncio.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def in_plain_words(self, error: exceptions.BaseError) -> OSError:
+        """An error of obstore as one of the operating system, without the address and the server's HTML."""
+        text = str(error)
+        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+            hint = (
+                "; S3 says this of a missing object, too, to those who may not list the bucket"
+                if isinstance(self.store, S3Store)
+                else ""
+            )
+            return PermissionError(
+                errno.EACCES,
+                f"permission denied (give credentials in the environment, or ask its owner for access{hint})",
+            )
+        status = STATUS.search(text)
+        if status:
+            number = int(status[1][:3])
+            passing = number >= 500 or number in (408, 425, 429)
+            return OSError(errno.EAGAIN if passing else errno.EPROTO, f"the server answered {status[1]}")
+        first = text.splitlines()[0].rpartition(" - ")[2].removeprefix("Generic HTTP error: ").strip(" .:")
+        if "redirect without LOCATION" in text:
+            return OSError(errno.EPROTO, "the bucket lies in another region; name it in AWS_REGION")
+        return ConnectionError(errno.ECONNRESET, f"the connection failed ({first})")
+
+
+async def _found(asked: Awaitable[T]) -> T | None:
+    try:
+        return await asked
+    except FileNotFoundError:
+        return None
+
+
+def _range(byte_range: ByteRequest) -> Any:
+    if isinstance(byte_range, RangeByteRequest):
+        return byte_range.start, byte_range.end
+    if isinstance(byte_range, OffsetByteRequest):
+        return {"offset": byte_range.offset}
+    return {"suffix": byte_range.suffix}
+
+
+def _part(body: bytes, byte_range: ByteRequest | None) -> bytes:
+    if isinstance(byte_range, RangeByteRequest):
+        return body[byte_range.start : byte_range.end]
+    if isinstance(byte_range, OffsetByteRequest):
+        return body[byte_range.offset :]
+    return body[-byte_range.suffix :] if isinstance(byte_range, SuffixByteRequest) else body
+
+
+def _client(location: str) -> HTTPStore | S3Store | GCSStore:
+    parts = urlsplit(location)
+    if "@" in parts.netloc or parts.query:
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise InputError(
+            f"{shown}: an address with a password or a signature would be written into results; leave it out and give"
+            " credentials in the environment."
+        )
+    options: Any = {
+        "client_options": {
+            "allow_http": any(address.startswith("http://") for address in (location, *map(_environment, ENDPOINTS))),
+            "timeout": timedelta(seconds=patience.READ_SECONDS),
+            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+        },
+        "retry_config": {"max_retries": 0},
+    }
+    if parts.scheme in ("http", "https"):
+        return HTTPStore(location, **options)
+    place: dict[str, Any] = {"prefix": parts.path.strip("/")} if parts.path.strip("/") else {}
+    if parts.scheme == "s3":
+        return S3Store(parts.netloc, **place, **_s3_credentials(), **options)
+    anonymous = not any(map(_environment, GCS_ENVIRONMENT)) and not _gcloud_login().exists()
+    if anonymous:
+        options["skip_signature"] = True
+    return GCSStore(parts.netloc, **place, **options)
+
+
+def _environment(name: str) -> str:
+    return os.environ.get(name, "")
+
+
+def _gcloud_login() -> Path:
+    return Path("~/.config/gcloud/application_default_credentials.json").expanduser()
+
+
+def _s3_credentials() -> dict[str, Any]:
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    if any(map(_environment, S3_ENVIRONMENT)):
+        return {"region": region}
+    profile = os.environ.get("AWS_PROFILE")
+    files = [
+        Path(os.environ.get(name) or default).expanduser()
+        for name, default in (
+            ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+            ("AWS_CONFIG_FILE", "~/.aws/config"),
+        )
+    ]
+    if not profile and not any(file.exists() for file in files):
+        return {"region": region, "skip_signature": True}
+    try:
+        from boto3 import Session
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError as error:
+        if not profile:
+            return {"region": region, "skip_signature": True}
+        raise InputError(
+            f"AWS_PROFILE names the profile {profile}, which is read with boto3, and that is not installed; install it"
+            " or give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        ) from error
+    session = Session()
+    if session.get_credentials() is None:
+        return {"region": region, "skip_signature": True}
+    return {"region": session.region_name or region, "credential_provider": Boto3CredentialProvider(session)}

@@ -1,0 +1,249 @@
+"""Zarr: OME-Zarr 0.4 (Zarr v2), OME-Zarr 0.5 (Zarr v3, sharded or not) and bare arrays of both versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+import zarr.errors
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from pipeline.errors import InputError, StorageError
+from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.volume.metadata import ImageMetadata, image_metadata
+from pipeline.volume.patience import patiently, reason, within_time
+from pipeline.volume.stores import ObjectStat, Store, open_store
+from pipeline.volume.volumes import Position, Volume
+
+DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
+
+
+@dataclass(frozen=True)
+class ZarrArray:
+    """A `StoredArray` of Zarr.
+
+    location, array_path, metadata_sha256 : of the volume.
+    stored_axes : the axes as they lie in the store, one letter each; "." is an axis of length 1 that is left out.
+    """
+
+    location: str
+    array_path: str
+    stored_axes: str
+    metadata_sha256: str
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        of_axis = dict(zip("zyx", box.slices, strict=True))
+        selection = tuple(of_axis.get(axis, 0) for axis in self.stored_axes)
+        voxels = np.asarray(within_time(self._open().async_array.getitem(selection)))
+        spatial = self.stored_axes.replace(".", "")
+        return voxels.transpose([spatial.index(axis) for axis in "zyx"])
+
+    def object_key(self, index: Index) -> str:
+        in_store = tuple(index["zyx".index(axis)] if axis != "." else 0 for axis in self.stored_axes)
+        key = self._open().metadata.encode_chunk_key(in_store)
+        return f"{self.array_path}/{key}" if self.array_path else key
+
+    def object_stat(self, index: Index) -> ObjectStat | None:
+        return open_store(self.location).stat(self.object_key(index))
+
+    def listed(self) -> Iterator[tuple[str, ObjectStat]] | None:
+        store = open_store(self.location)
+        if not store.can_list:
+            return None
+        array = self._open()
+        grid = [-(-n // side) for n, side in zip(array.shape, array.shards or array.chunks, strict=True)]
+
+        def is_object(key: str) -> bool:
+            own = key.removeprefix(f"{self.array_path}/") if self.array_path else key
+            numbers = [part for part in own.replace(".", "/").split("/") if part != "c"]
+            if len(numbers) != len(grid) or not all(part.isdecimal() for part in numbers):
+                return False
+            index = tuple(map(int, numbers))
+            in_grid = all(i < n for i, n in zip(index, grid, strict=True))
+            return in_grid and array.metadata.encode_chunk_key(index) == own
+
+        return ((key, stat) for key, stat in store.list(self.array_path) if is_object(key))
+
+    def _open(self) -> zarr.Array[Any]:
+        return _open_array(self.location, self.array_path, self.metadata_sha256)
+
+
+@lru_cache(maxsize=64)
+def _open_array(location: str, array_path: str, _metadata_sha256: str) -> zarr.Array[Any]:
+    # The digest is part of the key: a store that was replaced under the same name is opened anew.
+    return patiently(lambda: zarr.open_array(open_store(location).zarr, path=array_path, mode="r"))
+
+
+def is_zarr(store: Store) -> bool:
+    """Whether a Zarr array or group lies at a location."""
+    return any(store.get(document) is not None for document in DOCUMENTS)
+
+
+def open_zarr(location: str, level: int, voxel_size_um: Position | None) -> Volume:
+    """The volume at a location that holds Zarr; see `pipeline.volume.opening.open_volume`."""
+    node = _open_node(location)
+    if isinstance(node, zarr.Array):
+        if level:
+            raise InputError(f"{location} is one array, so it has no level {level}; give the group that holds it.")
+        parent = _parent_image(location)
+        if parent is None:
+            return _describe(location, "", node, image=None, level=0, voxel_size_um=voxel_size_um)
+        location, image, level = parent
+    else:
+        found = image_metadata(location, dict(node.attrs))
+        if found is None:
+            raise InputError(_not_an_image(location, node))
+        image = found
+    paths = [dataset.path for dataset in image.datasets]
+    if not 0 <= level < len(paths):
+        raise InputError(f"{location} has no level {level}; its levels are 0 to {len(paths) - 1} ({', '.join(paths)}).")
+    path = paths[level].strip("/")
+    if not isinstance(node, zarr.Array):
+        node = _open_node(location, path)
+    if not isinstance(node, zarr.Array):
+        raise InputError(f"{location}/{path} is a group, but level {level} of {location} must be an array.")
+    return _describe(location, path, node, image=image, level=level, voxel_size_um=voxel_size_um)
+
+
+def _open_node(location: str, path: str = "") -> zarr.Array[Any] | zarr.Group:
+    """The array or group at a location, or the error that says what is there instead."""
+    where = f"{location}/{path}" if path else location
+    try:
+        return patiently(lambda: zarr.open(open_store(location).zarr, path=path, mode="r"))
+    except (FileNotFoundError, zarr.errors.NodeNotFoundError) as error:
+        raise InputError(f"{where} holds no Zarr array or group; check the address.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{where} is not a readable Zarr store ({reason(error)}); check its address.") from error
+    except (StorageError, MemoryError):
+        raise
+    except Exception as error:  # packages behind fsspec have their own kinds of errors
+        raise StorageError(f"{where} cannot be opened: {reason(error)}; check the store.") from error
+
+
+def _not_an_image(location: str, group: zarr.Group) -> str:
+    members = sorted(name for name, _ in group.members()) if group.store.supports_listing else []
+    held = f"; it holds {listing(members)}" if members else ""
+    return (
+        f"{location} is a Zarr group without OME-Zarr image metadata (multiscales){held}:"
+        f" give one of its arrays or images, for example {location}/{members[0] if members else 'NAME'}."
+    )
+
+
+def listing(names: list[str]) -> str:
+    """Some names, for messages."""
+    shown = ", ".join(names[:8]) or "nothing"
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
+
+
+def _parent_image(location: str) -> tuple[str, ImageMetadata, int] | None:
+    """The image group around an array: its location, metadata and the array's level."""
+    head, path = location, ""
+    for _ in range(3):  # an array lies one or two folders below its image; more is not looked for
+        head, _, tail = head.rpartition("/")
+        if not head or head.endswith(("/", ":")):
+            return None
+        path = f"{tail}/{path}" if path else tail
+        try:
+            group = zarr.open_group(open_store(head).zarr, mode="r", use_consolidated=False)
+        except (FileNotFoundError, zarr.errors.NodeNotFoundError, zarr.errors.ContainsArrayError):
+            continue
+        except PermissionError:  # who may read an array need not be let into the folders above
+            return None
+        try:
+            image = image_metadata(head, dict(group.attrs))
+        except InputError:  # who names the array itself can do without the metadata around it
+            return None
+        if image is not None:
+            paths = [dataset.path.strip("/") for dataset in image.datasets]
+            return (head, image, paths.index(path)) if path in paths else None
+    return None
+
+
+def _describe(
+    location: str,
+    array_path: str,
+    array: zarr.Array[Any],
+    *,
+    image: ImageMetadata | None,
+    level: int,
+    voxel_size_um: Position | None,
+) -> Volume:
+    where = f"{location}/{array_path}" if array_path else location
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in "biuf":
+        raise InputError(f"{where} holds values of type {dtype}; bool, integer or float is needed.")
+    axes = _stored_axes(where, array, image.axis_names(location) if image else None)
+    order = [axes.index(axis) for axis in "zyx"]
+
+    def in_order(values: tuple[int, ...]) -> Index:
+        z, y, x = (int(values[i]) for i in order)
+        return z, y, x
+
+    voxel_size, origin_um = VoxelSize(voxel_size_um) if voxel_size_um else None, (0.0, 0.0, 0.0)
+    if image and not voxel_size:
+        placing, units = image.placing(level), image.units_um(location)
+        if placing and units:
+            scale, translation = (
+                cast(Position, tuple(float(values[i] * units[i]) for i in order)) for values in placing
+            )
+            voxel_size, origin_um = VoxelSize(scale), translation
+    own = array.attrs.get("voxcaliper")
+    metadata_sha256 = _metadata_sha256(array)
+    return Volume(
+        location=location,
+        array_path=array_path,
+        array=ZarrArray(location, array_path, axes, metadata_sha256),
+        shape=in_order(array.shape),
+        dtype=dtype.name,
+        chunk_shape=in_order(array.chunks),
+        shard_shape=in_order(array.shards) if array.shards else None,
+        voxel_size=voxel_size,
+        origin_um=origin_um,
+        level=level,
+        level_count=len(image.datasets) if image else 1,
+        format=image.format if image else f"Zarr v{array.metadata.zarr_format} array",
+        every_chunk_stored=isinstance(own, dict) and own.get("every_chunk_stored") is True,
+        fill_value=np.asarray(array.fill_value or 0, dtype).item(),
+        metadata_sha256=metadata_sha256,
+        warnings=image.warnings if image else (),
+    )
+
+
+def _stored_axes(where: str, array: zarr.Array[Any], names: list[str] | None) -> str:
+    if array.ndim < 3:
+        raise InputError(f"{where} has {array.ndim} axes, shape {array.shape}; a volume has three: z, y, x.")
+    if 0 in array.shape:
+        raise InputError(f"{where} is empty, shape {array.shape}; a volume has at least one voxel.")
+    if names is None:
+        stated = [str(name).lower() for name in getattr(array.metadata, "dimension_names", None) or ()]
+        names = stated if {"z", "y", "x"} <= set(stated) else [*map(str, range(array.ndim - 3)), "z", "y", "x"]
+    if len(names) != array.ndim:
+        raise InputError(
+            f"{where} has {array.ndim} axes, but its image metadata name {len(names)}: {', '.join(names)}."
+        )
+    axes = "".join(name if name in ("z", "y", "x") else "." for name in names)
+    for axis, name, length in zip(axes, names, array.shape, strict=True):
+        if axis == "." and length != 1:
+            raise InputError(
+                f"{where} has {length} positions along axis {name}"
+                f" (shape {array.shape}); only axes z, y, x may be longer than 1, so store the volumes one by one."
+            )
+    return axes
+
+
+def _metadata_sha256(array: zarr.Array[Any]) -> str:
+    key = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+    buffer = sync((array.store_path / key).get(prototype=default_buffer_prototype()))
+    if buffer is None:
+        raise StorageError(f"{array.store_path} lost its {key} while it was opened; check the store.")
+    document = json.loads(buffer.to_bytes())
+    document.pop("attributes", None)
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
