@@ -26,6 +26,8 @@ from workflows.lock import locked
 KEPT = 60
 MOST_SKIPPED = 1000
 QUOTED_BYTES = 8192
+PROGRAM = "voxcaliper: "
+"""What the command line's sentence about an error begins with."""
 
 
 class LastRun(BaseModel):
@@ -115,14 +117,19 @@ class RunLogs:
             path.unlink(missing_ok=True)
 
 
-def last_line(log: Path | None) -> str:
-    """What a run said last, without the name of the program; "" where it said nothing."""
+def last_sentence(log: Path | None, code: int) -> str:
+    """What a run that ended with an exit code said last: its one sentence about the error, or else as a quotation."""
     try:
-        if log is None:
-            return ""
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - QUOTED_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+        lines = _end(log).splitlines() if log is not None else []
     except OSError:
-        return ""
-    return next((line.strip().removeprefix("voxcaliper: ") for line in reversed(lines) if line.strip()), "")
+        lines = []
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if said.startswith(PROGRAM):
+        return said.removeprefix(PROGRAM)
+    return f"The run ended with exit code {code}" + (f"; it said last: “{said}”." if said else " and without a word.")
+
+
+def _end(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - QUOTED_BYTES))
+        return file.read().decode("utf-8", "replace")

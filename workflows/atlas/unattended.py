@@ -28,7 +28,7 @@ from workflows.atlas.manifest import Manifest, read_manifest
 from workflows.atlas.on_failure import call_on_failure
 from workflows.atlas.records import EntryRecord, ReleaseRecord
 from workflows.atlas.root import Root
-from workflows.atlas.run_logs import LastRun, RunLogs, last_line
+from workflows.atlas.run_logs import LastRun, RunLogs, last_sentence
 from workflows.lock import BUSY, LockedError
 
 FAILED, STOPPED = 1, 130
@@ -109,7 +109,7 @@ def _carry_out(run: _Run, *, requeue: bool) -> int:
     with _opened(run) as file:
         code, near = _release(run.path, file)
     if code == BUSY:
-        said = last_line(run.log)
+        said = last_sentence(run.log, code)
         if run.log is not None:
             run.log.unlink()
         return _skip(run, said)
@@ -172,7 +172,7 @@ def _judge(run: _Run, code: int, release: ReleaseRecord | None) -> int:
             f"The run was killed by {signal.Signals(-code).name}; where nobody did, memory ran out. It goes on next time."
         )
     elif code and not (release and release.ended and unmade):
-        run.troubles.append(last_line(run.log) or f"The run ended with exit code {code} and without a word.")
+        run.troubles.append(last_sentence(run.log, code))
     return FAILED if code or unmade or run.troubles else 0
 
 
