@@ -18,6 +18,7 @@ from pipeline.engine import Progress
 from pipeline.errors import InputError, VoxcaliperError
 from pipeline.geometry import VoxelSize
 from workflows import cluster_commands, comparison_commands
+from workflows.atlas.commands import atlas
 from workflows.atlas.inventory_command import inventory
 from workflows.config import ThicknessConfig
 from workflows.lock import BUSY, LockedError
@@ -178,6 +179,7 @@ app.command()(comparison_commands.score_detections)
 app.command()(cluster_commands.submit)
 app.command()(inventory)
 app.add_typer(cluster_commands.cluster_app, name="cluster")
+app.add_typer(atlas, name="atlas")
 
 plan_app = typer.Typer(help="Show what a run would do, and refuse what does not fit.", no_args_is_help=True)
 app.add_typer(plan_app, name="plan")
@@ -325,7 +327,11 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("voxcaliper: interrupted; go on with `voxcaliper resume` on the run folder.", file=sys.stderr)
+            print(
+                "voxcaliper: interrupted; go on with `voxcaliper resume` on the run folder, a release with"
+                " `voxcaliper atlas run`.",
+                file=sys.stderr,
+            )
         raise
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.files import PARTIAL
-from workflows.lock import LockedError, holder, locked
+from workflows.lock import LockedError, holder, is_locked, locked
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 120.0
@@ -60,7 +60,7 @@ def _held(root: Path, say: Callable[[str], None]) -> Iterator[None]:
         if not last:
             return
         silence = silent_seconds(path)
-        if not last.endswith(f" on {os.uname().nodename}") and silence < SILENT_SECONDS:
+        if not _is_of_this_machine(last) and silence < SILENT_SECONDS:
             raise LockedError(
                 f"{root} is being worked on by {last}, heard of {silence:.0f} s ago; wait for it or stop it (if it is"
                 f" gone, its lock counts no more after {SILENT_SECONDS:.0f} s)."
@@ -84,6 +84,19 @@ def _beat(path: Path, end: threading.Event) -> None:
     while not end.wait(BEAT_SECONDS):
         with contextlib.suppress(OSError):
             os.utime(path)
+
+
+def is_root_locked(root: Path) -> bool:
+    """Whether a process works on an output root, here or on another machine."""
+    path = root / "lock"
+    last = holder(path)
+    if is_locked(path):
+        return True
+    return last != "" and not _is_of_this_machine(last) and silent_seconds(path) < SILENT_SECONDS
+
+
+def _is_of_this_machine(name: str) -> bool:
+    return name.endswith(f" on {os.uname().nodename}")
 
 
 def silent_seconds(path: Path) -> float:

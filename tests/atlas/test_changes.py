@@ -1,0 +1,158 @@
+"""A release run again: exactly what changed is made again, everything else stays as it is, bytes and times."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.atlas.releases import Atlas, change_voxel, chunks, corrupt, labels
+from tests.workflows.conftest import Command
+
+DOZEN = {
+    "voxel": ["thickness", "statistics"], "parameter": ["thickness"], "described": ["thickness", "statistics"],
+    "lost": ["statistics"], "corrupt": ["statistics"], "plain": ["thickness", "statistics"],
+    "pair": ["compare", "statistics"], "other-pair": ["compare"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def atlas(here: Command, scheduler: str, tmp_path: Path) -> Atlas:
+    return Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+
+
+def describe_otherwise(volume: Path) -> None:
+    """Edit the attributes of an image: everything but the voxel size."""
+    path = volume / ".zattrs"
+    content = json.loads(path.read_text())
+    content["multiscales"][0]["name"] = "another name"
+    content["omero"] = {"channels": []}
+    path.write_text(json.dumps(content))
+
+
+def test_only_what_changed_is_made_again(atlas: Atlas) -> None:
+    for seed, (name, workflows) in enumerate(DOZEN.items()):
+        atlas.add(name, labels(seed), workflows=workflows, about={"organ": "kidney"})
+    atlas.datasets["pair"]["reference"] = "volumes/plain.ome.zarr"
+    atlas.datasets["other-pair"] |= {"reference": "volumes/plain.ome.zarr", "prediction": "volumes/voxel.ome.zarr"}
+    done = atlas.run()
+    assert (done.code, done.err) == (0, ""), done
+    assert set(atlas.outcomes().values()) == {"made"}
+    assert {entry.reasons for entry in atlas.entries().values()} == {("new",)}
+    first, before = atlas.release(), atlas.trees()
+    assert len(before) == 12
+
+    assert atlas.run().code == 0
+    assert set(atlas.outcomes().values()) == {"kept"}
+    assert atlas.release().identifier > first.identifier
+    assert atlas.trees() == before, "a run that had nothing to do touched entries"
+
+    change_voxel(atlas.volume("voxel"))
+    atlas.datasets["parameter"]["border"] = "closed"
+    atlas.datasets["described"]["about"] = {"organ": "heart", "donor": "someone"}
+    describe_otherwise(atlas.volume("described"))
+    atlas.lose("lost")
+    whole = chunks(atlas.volume("corrupt"))[2].read_bytes(), os.stat(chunks(atlas.volume("corrupt"))[2])
+    corrupt(atlas.volume("corrupt"))
+    planned = atlas.plan()
+    assert planned.code == 1  # one cannot be made
+    assert "make        parameter/thickness: parameter border\n" in planned.out
+    assert atlas.trees() == before, "a plan touched entries"
+
+    done = atlas.run()
+    assert done.code == 1
+    made = {name: entry for name, entry in atlas.entries().items() if entry.outcome == "made"}
+    expected = {
+        "voxel/thickness": ("mask: content",),
+        "voxel/statistics": ("mask: content",),
+        "parameter/thickness": ("parameter border",),
+        "other-pair/compare": ("prediction: content",),
+    }
+    assert {name: entry.reasons for name, entry in made.items()} == expected
+    bad = {name: entry for name, entry in atlas.entries().items() if entry.outcome == "failed"}
+    assert set(bad) == {"lost/statistics", "corrupt/statistics"}
+    assert f"{atlas.volume('lost')} does not exist" in bad["lost/statistics"].message
+    assert "corrupt chunk" in bad["corrupt/statistics"].message
+    assert bad["corrupt/statistics"].reasons == ("mask: content",)
+    for entry in bad.values():
+        assert entry.version == first.identifier
+        assert f"failed      {entry.dataset}/{entry.workflow}: {entry.message}\n" in done.out
+    assert atlas.entries()["described/statistics"].about == {"organ": "heart", "donor": "someone"}
+
+    after = atlas.trees()
+    for name, files in before.items():
+        left = {path: found for path, found in after[name].items() if not path.startswith("work")}
+        if name in expected:
+            assert {path: left[path] for path in files if path.startswith("versions/")} == {
+                path: found for path, found in files.items() if path.startswith("versions/")
+            }, f"an old version of {name} was touched"
+            assert os.readlink(atlas.entry(name) / "current") == f"versions/{atlas.release().identifier}"
+        else:
+            assert left == files, f"{name} was touched"
+    assert not (atlas.entry("lost/statistics") / "work").exists()
+
+    atlas.volume("lost.away").rename(atlas.volume("lost"))
+    path = chunks(atlas.volume("corrupt"))[2]
+    path.write_bytes(whole[0])
+    os.utime(path, ns=(whole[1].st_atime_ns, whole[1].st_mtime_ns))
+    assert atlas.run().code == 0
+    assert set(atlas.outcomes().values()) == {"kept"}
+    assert not list((atlas.root / "entries").glob("*/*/work")), "a run that nobody needs was left"
+    # Of the releases in which nothing was made only the last one tells anything.
+    assert len(list((atlas.root / "releases").iterdir())) == 3
+
+
+def test_how_a_run_goes_is_no_reason(atlas: Atlas) -> None:
+    atlas.add("one", labels(1), workflows=["statistics", "thickness"])
+    assert atlas.run().code == 0
+    before = atlas.trees()
+    atlas.datasets["one"] |= {"block_shape": 16, "device": "cpu", "keep_scratch": True, "voxel_size_um": 2}
+    assert atlas.run("--workers", 1).code == 0
+    assert set(atlas.outcomes().values()) == {"kept"}
+    assert atlas.trees() == before
+
+
+def test_versions_beyond_keep_go_and_their_readers_read_on(atlas: Atlas) -> None:
+    atlas.add("one", labels(1), workflows=["statistics"])
+    atlas.head["keep"] = 2
+    published = []
+    for label in range(1, 5):
+        atlas.datasets["one"]["labels"] = [label]
+        if label == 3:
+            reader = (atlas.entry("one/statistics") / "versions" / published[0] / "statistics.json").open()
+        assert atlas.run().code == 0
+        published.append(atlas.release().identifier)
+        assert atlas.versions("one/statistics") == published[-2:]
+    with reader:
+        assert list(json.load(reader)["labels"]) == ["1"]
+    assert atlas.run("--keep", 1).code == 0
+    assert atlas.versions("one/statistics") == published[-1:]
+    assert not list(atlas.root.rglob("*.partial"))
+
+
+def test_entries_that_exceed_the_budget_wait_and_others_go_on(atlas: Atlas) -> None:
+    atlas.add("large", labels(1, (64, 64, 96)))
+    atlas.add("small", labels(2), workflows=["statistics"])
+    atlas.head["disk_budget"] = "1 MiB"
+    done = atlas.run()
+    assert done.code == 0
+    assert atlas.outcomes() == {"large/thickness": "waiting", "small/statistics": "made"}
+    sentence = atlas.entries()["large/thickness"].message
+    assert "MiB of its budget of 1.0 MiB already; raise disk_budget" in sentence
+    assert f"waiting     large/thickness: {sentence}\n" in done.out
+    assert not atlas.entry("large/thickness").exists()
+    atlas.head["disk_budget"] = "100 MiB"
+    assert atlas.run().code == 0
+    assert atlas.outcomes() == {"large/thickness": "made", "small/statistics": "kept"}
+
+
+def test_a_version_that_somebody_damaged_is_made_again(atlas: Atlas) -> None:
+    atlas.add("one", labels(1), workflows=["statistics"])
+    assert atlas.run().code == 0
+    (atlas.entry("one/statistics") / "current" / "entry.json").write_text("{")
+    assert atlas.run().code == 0
+    assert atlas.entries()["one/statistics"].reasons == ("no whole version",)
+    assert atlas.run().code == 0
+    assert atlas.outcomes() == {"one/statistics": "kept"}

@@ -1,0 +1,104 @@
+"""The commands of releases: what would be done, do it, how far it is."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workflows import cluster_commands
+from workflows.atlas.manifest import EXAMPLE, read_manifest
+from workflows.options import ProfileOption, QuietOption, SchedulerOption, UnencryptedOption, WorkersOption, profile_of
+from workflows.progress import duration
+
+atlas = typer.Typer(help="Releases: many data sets, redone only where something changed.", no_args_is_help=True)
+# Further commands of releases are registered here: atlas.command()(report).
+
+ManifestArgument = Annotated[Path, typer.Argument(metavar="RELEASE.toml", help="See `voxcaliper atlas example`.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+
+
+@atlas.command()
+def example() -> None:
+    """Print a commented manifest, to be kept in a file and adapted."""
+    print(EXAMPLE.read_text(encoding="utf-8"), end="")
+
+
+@atlas.command()
+def plan(
+    manifest: ManifestArgument, profile: ProfileOption = None, workers: WorkersOption = None,
+    scheduler: SchedulerOption = None, unencrypted: UnencryptedOption = False, as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Show which entries would be made and why, with blocks, bytes and time; nothing is read or written.
+
+    Exit code 1 where an entry cannot be made.
+    """
+    from workflows.atlas.plan_release import as_json as json_of
+    from workflows.atlas.plan_release import describe, plan_release
+    from workflows.atlas.root import Root
+
+    wanted, entries = read_manifest(manifest)
+    given = any(option is not None for option in (profile, workers, scheduler))
+    where = profile_of(profile if given else wanted.profile, workers, scheduler, unencrypted=unencrypted)
+    plans = plan_release(wanted, entries, where)
+    if as_json:
+        print(json.dumps([json_of(one) for one in plans], indent=2))
+    else:
+        print(describe(wanted, Root(wanted.output), plans))
+    if any(one.record.outcome == "failed" for one in plans):
+        raise typer.Exit(1)
+
+
+@atlas.command()
+def run(
+    manifest: ManifestArgument, profile: ProfileOption = None, workers: WorkersOption = None,
+    scheduler: SchedulerOption = None, unencrypted: UnencryptedOption = False,
+    keep: Annotated[int | None, typer.Option(help="Versions kept of an entry; default: the manifest's.", min=1)] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another process that works on the output.")] = False,
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="For batch jobs: shortly before the walltime, stop and be requeued.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Make every entry that is stale, publish it, and keep the others; a release that was stopped goes on.
+
+    Exit code 1 where an entry failed: the others are published, and the next run tries it again.
+    """
+    from workflows.atlas.run_release import run_release
+
+    given = any(option is not None for option in (profile, workers, scheduler))
+    where = profile_of(profile, workers, scheduler, unencrypted=unencrypted) if given else None
+    if requeue:
+        cluster_commands.heed_walltime()
+    try:
+        release = run_release(manifest, profile=where, keep=keep, wait=wait, quiet=quiet)
+    except cluster_commands.WalltimeNearError:
+        cluster_commands.requeue_this_job()
+        return
+    output = read_manifest(manifest)[0].output
+    counts = Counter(entry.outcome for entry in release.entries)
+    assert release.ended is not None
+    took = duration((release.ended - release.began).total_seconds())
+    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    print(f"release     {release.identifier}: {told}, in {took}")
+    for entry in release.entries:
+        if entry.outcome in ("failed", "waiting"):
+            print(f"{entry.outcome:<12}{entry.dataset}/{entry.workflow}: {entry.message}")
+    print(f"index       {output / 'latest' / 'index.html'}")
+    if counts["failed"]:
+        raise typer.Exit(1)
+
+
+@atlas.command()
+def status(
+    manifest: Annotated[Path, typer.Argument(metavar="RELEASE.toml", help="The manifest, or the output folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show how a release stands, and the run that is being made; from any machine that sees its output."""
+    from workflows.atlas.release_status import describe_release, release_status, root_of
+
+    found = release_status(root_of(manifest))
+    print(json.dumps(found, indent=2) if as_json else describe_release(found))
