@@ -82,7 +82,7 @@ class Chain:
 
         Raises RunError where SLURM does not take it.
         """
-        begin = task.timing.following(datetime.now()).strftime(TIME)  # noqa: DTZ005  what the wall shows
+        begin = task.timing.upcoming().strftime(TIME)
         waiting = [number for number, (state, _) in _jobs(task_name(task.subject)).items() if state == "PENDING"]
         code, out, err = call(["sbatch", "--parsable", f"--begin={begin}"], script(task))
         if code:

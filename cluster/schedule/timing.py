@@ -43,6 +43,10 @@ class Timing:
         past = (now - SUNDAY) // timedelta(seconds=1) - self.offset
         return SUNDAY + timedelta(seconds=self.offset + past - past % self.seconds + self.seconds)
 
+    def upcoming(self) -> datetime:
+        """The first time from now on."""
+        return self.following(datetime.now())  # noqa: DTZ005  what the wall shows
+
     def cron_fields(self) -> str:
         """Minute, hour, day of month, month and day of week, as in a crontab.
 

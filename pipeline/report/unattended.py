@@ -116,5 +116,7 @@ def write_unattended(folder: Path, content: UnattendedContent) -> str:
     """Write summary.txt and summary.html, each whole or not at all; returns the text. Raises StorageError."""
     text = render_text(content)
     write_whole(folder / "summary.txt", text)
-    write_whole(folder / "summary.html", rendered("unattended.html.j2", content=content, headlines=HEADLINES, time=TIME))
+    write_whole(
+        folder / "summary.html", rendered("unattended.html.j2", content=content, headlines=HEADLINES, time=TIME)
+    )
     return text

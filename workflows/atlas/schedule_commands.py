@@ -82,7 +82,7 @@ def schedule(
     for other in remove_everywhere(subject, but=name):
         say(f"removed from {other}")
     place.install(task)
-    say(f"installed in {place.where(task)}; it runs first at {timing.following(now()):%Y-%m-%d %H:%M:%S}")
+    say(f"installed in {place.where(task)}; it runs first at {timing.upcoming():%Y-%m-%d %H:%M:%S}")
 
 
 def unattended(

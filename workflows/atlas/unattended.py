@@ -30,6 +30,7 @@ from workflows.atlas.records import EntryRecord, ReleaseRecord
 from workflows.atlas.root import Root
 from workflows.atlas.run_logs import LastRun, RunLogs, last_sentence
 from workflows.lock import BUSY, LockedError
+from workflows.options import say
 
 FAILED, STOPPED = 1, 130
 SKIPPED_IN_A_ROW = 3
@@ -54,9 +55,7 @@ class _Run:
     notes: list[str] = field(default_factory=list)
 
 
-def run_unattended(
-    path: Path, *, timing: Timing | None = None, logs: Path | None = None, requeue: bool = False
-) -> int:
+def run_unattended(path: Path, *, timing: Timing | None = None, logs: Path | None = None, requeue: bool = False) -> int:
     """Run a release, leave log, status and summary in ROOT/logs, tell of failures; returns the exit code.
 
     timing : of the schedule that starts it. logs : where they go if the manifest cannot be read. requeue : this is a
@@ -169,7 +168,8 @@ def _judge(run: _Run, code: int, release: ReleaseRecord | None) -> int:
     unmade = [entry for entry in release.entries if entry.outcome in ("failed", "waiting")] if release else []
     if code < 0:
         run.troubles.append(
-            f"The run was killed by {signal.Signals(-code).name}; where nobody did, memory ran out. It goes on next time."
+            f"The run was killed by {signal.Signals(-code).name}; if nobody did that, memory ran out. It goes on the"
+            " next time."
         )
     elif code and not (release and release.ended and unmade):
         run.troubles.append(last_sentence(run.log, code))
@@ -195,7 +195,7 @@ def _conclude(run: _Run, code: int, release: ReleaseRecord | None) -> int:
     if code == FAILED:
         _tell(run, text, code, run.log)
         # Where cron or a job of SLURM collects what is said, that is a message as well.
-        print(text, end="", file=sys.stderr)
+        say(text.rstrip())
     return code
 
 
@@ -227,7 +227,7 @@ def _tell(run: _Run, text: str, code: int, log: Path | None) -> None:
             with contextlib.suppress(OSError):
                 file.write(f"voxcaliper: {sentence}\n".encode())
     if sentence:
-        print(f"voxcaliper: {sentence}", file=sys.stderr)
+        say(f"voxcaliper: {sentence}")
 
 
 def _newest(root: Path) -> tuple[int, ReleaseRecord] | None:
@@ -240,7 +240,7 @@ def _newest(root: Path) -> tuple[int, ReleaseRecord] | None:
 
 def _content(run: _Run, release: ReleaseRecord | None, code: int) -> UnattendedContent:
     now = datetime.now().astimezone()
-    following = run.timing.following(now.replace(tzinfo=None)) if run.timing and not os.environ.get(BROKEN) else None
+    following = run.timing.upcoming() if run.timing and not os.environ.get(BROKEN) else None
     try:
         free = shutil.disk_usage(run.root).free
     except OSError:
