@@ -113,7 +113,8 @@ class Chain:
         """What the queue says of the chain of a file, None where there is none. Raises RunError."""
         name = task_name(subject)
         lines = [
-            f"job {number} of {name}: {state}, begins {begins}\n" for number, (state, begins) in _jobs(name).items()
+            f"job {number} of {name}: {state}, {'after the one before' if begins == 'N/A' else f'begins {begins}'}\n"
+            for number, (state, begins) in _jobs(name).items()
         ]
         return "".join(lines) or None
 

@@ -58,7 +58,7 @@ class UnattendedContent:
     @property
     def counts(self) -> dict[str, int]:
         """Entries by outcome."""
-        found = Counter(entry.outcome for entry in self.entries)
+        found = Counter[str](entry.outcome for entry in self.entries)
         return {outcome: found[outcome] for outcome in OUTCOMES}
 
     @property
@@ -87,6 +87,7 @@ def render_text(content: UnattendedContent) -> str:
         f"next      {following}",
         f"disk      {_plain(numbers.size(content.free_bytes))} left",
         f"results   {content.root}",
+        *([f"index     {content.root}/latest/index.html"] if content.index else []),
         f"log       {content.log or 'could not be written'}",
         f"manifest  {content.manifest}",
     ]
