@@ -9,7 +9,18 @@ from pathlib import Path
 from benchmarks.results import Answer, document, machine, write_document
 from benchmarks.volumes import SIZES
 
-QUESTIONS = ("kernels", "peers", "whole_run", "blocks", "memory", "comparison", "scale", "large_run", "projection")
+QUESTIONS = (
+    "kernels",
+    "peers",
+    "whole_run",
+    "blocks",
+    "memory",
+    "comparison",
+    "scale",
+    "large_run",
+    "projection",
+    "inventory",
+)
 GPU_QUESTIONS = ("gpu",)
 """Asked only by name, because they need a GPU."""
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -1,5 +1,16 @@
 """Reports: HTML files that open offline, with figures, tables, timings and provenance."""
 
+from pipeline.report.atlas import render_release, write_redirect, write_release
+from pipeline.report.atlas_content import (
+    AtlasContent,
+    AtlasEntry,
+    Changes,
+    EntryChange,
+    KeyChange,
+    Thumbnail,
+    ValueChange,
+    binned,
+)
 from pipeline.report.comparison import render_comparison, write_comparison
 from pipeline.report.content import (
     ComparedSlice,
@@ -23,12 +34,17 @@ from pipeline.report.slices import compared_slices, labelled_slices, largest_pro
 from pipeline.report.structures import render_structures, write_structures
 
 __all__ = [
+    "AtlasContent",
+    "AtlasEntry",
+    "Changes",
     "ComparedSlice",
     "Comparison",
     "ComparisonContent",
     "ComparisonRow",
     "Disagreement",
+    "EntryChange",
     "HistogramPair",
+    "KeyChange",
     "LabelledSlice",
     "Lookalike",
     "LookalikesContent",
@@ -36,7 +52,10 @@ __all__ = [
     "Slice",
     "StructuresContent",
     "ThicknessHistogram",
+    "Thumbnail",
     "Timing",
+    "ValueChange",
+    "binned",
     "compared_slices",
     "disagreements",
     "labelled_slices",
@@ -44,10 +63,13 @@ __all__ = [
     "orthogonal_slices",
     "render_comparison",
     "render_lookalikes",
+    "render_release",
     "render_report",
     "render_structures",
     "write_comparison",
     "write_lookalikes",
+    "write_redirect",
+    "write_release",
     "write_report",
     "write_structures",
 ]

@@ -29,9 +29,12 @@ def write_volume(path: Path, voxels: npt.NDArray[Any], *, um: float = 2.0, level
         encoding: Any = {"name": "v2", "separator": "/"}
         group.create_array(str(level), data=part, chunks=(16, 16, 16), chunk_key_encoding=encoding)
     transforms = [[{"type": "scale", "scale": [um * 2**level] * 3}] for level in range(levels)]
-    datasets = [{"path": str(level), "coordinateTransformations": found} for level, found in enumerate(transforms)]
-    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
-    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    datasets: list[Any] = [
+        {"path": str(level), "coordinateTransformations": found} for level, found in enumerate(transforms)
+    ]
+    axes: list[Any] = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+    multiscales: list[Any] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    group.attrs["multiscales"] = multiscales
     return path
 
 
@@ -51,7 +54,7 @@ def chunks(volume: Path, level: int = 0) -> list[Path]:
 def change_voxel(volume: Path) -> None:
     """Give one voxel another value of the same size; the files stay as many and (nearly) as large."""
     array = zarr.open_array(volume, path="0", mode="r+")
-    value = int(array[20, 20, 20])  # type: ignore[call-overload, arg-type]
+    value = int(array[20, 20, 20])  # type: ignore[arg-type]
     array[20, 20, 20] = 0 if value else 1
 
 

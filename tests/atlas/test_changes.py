@@ -117,7 +117,7 @@ def test_how_a_run_goes_is_no_reason(atlas: Atlas) -> None:
 def test_versions_beyond_keep_go_and_their_readers_read_on(atlas: Atlas) -> None:
     atlas.add("one", labels(1), workflows=["statistics"])
     atlas.head["keep"] = 2
-    published = []
+    published: list[str] = []
     for label in range(1, 5):
         atlas.datasets["one"]["labels"] = [label]
         if label == 3:

@@ -23,7 +23,7 @@ from pipeline.errors import RunError, StorageError
 from pipeline.files import whole_file
 from workflows.atlas.flattening import ALL, Statistic, statistics_of
 from workflows.atlas.records import EntryRecord
-from workflows.atlas.release_folder import ReleaseFolder, as_text, made_in, open_release, read_json
+from workflows.atlas.release_folder import ReleaseFolder, as_text, open_release
 
 _WORD = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
 COLUMNS: dict[str, tuple[Any, str]] = {
@@ -40,8 +40,7 @@ COLUMNS: dict[str, tuple[Any, str]] = {
     "reason": (_WORD, "why the value is missing; empty where it is not"),
     "status": (_WORD, "outcome of the entry in this release: made, kept, failed or waiting"),
     "status_reason": (_WORD, "why it was made, failed or waits; empty where it was kept"),
-    "version": (_WORD, "published version of the result"),
-    "made_in": (_WORD, "release in which that version was made"),
+    "version": (_WORD, "published version of the result: the release in which it was made"),
     "algorithm_version": (pyarrow.int32(), "of the code that made it"),
     "source": (_WORD, "volume that was measured"),
     "reference": (_WORD, "volume that it was compared with; missing for other workflows"),
@@ -90,19 +89,23 @@ def write_catalogue(root: Path, identifier: str) -> Path:
 
 
 def _rows(release: ReleaseFolder) -> Iterator[Row]:
-    versions = made_in(release)
     for entry in release.record.entries:
-        common = _common(release, entry, versions)
+        row = _about(release, entry)
         if entry.run is None:
-            yield common
+            yield row | {"reason": entry.message or "there is no result yet"}
             continue
-        results = release.results_of(entry)
-        found = False
+        try:
+            row |= _origin(release, entry)
+            results = release.results_of(entry)
+        except RunError as error:  # a damaged version is said, and hides no other
+            yield row | {"reason": str(error)}
+            continue
+        empty = True
         for statistic in statistics_of(entry.workflow, results):
-            found = True
-            yield common | _columns_of(statistic)
-        if not found:
-            yield common | {"reason": NOTHING_FOUND}
+            empty = False
+            yield row | _columns_of(statistic)
+        if empty:
+            yield row | {"reason": NOTHING_FOUND}
 
 
 def _columns_of(statistic: Statistic) -> Row:
@@ -116,10 +119,10 @@ def _columns_of(statistic: Statistic) -> Row:
     }
 
 
-def _common(release: ReleaseFolder, entry: EntryRecord, versions: dict[tuple[str, str, str], str]) -> Row:
-    """What all rows of an entry have."""
-    row: Row = dict.fromkeys(COLUMNS)
-    row |= {
+def _about(release: ReleaseFolder, entry: EntryRecord) -> Row:
+    """What the record says of an entry, and that nothing is known beside it."""
+    return {
+        **dict.fromkeys(COLUMNS),
         "release": release.record.identifier,
         "dataset": entry.dataset,
         **{name: _word(entry.about.get(name)) for name in ("donor", "organ")},
@@ -131,18 +134,16 @@ def _common(release: ReleaseFolder, entry: EntryRecord, versions: dict[tuple[str
         "status_reason": status_reason(entry),
         "version": entry.version,
     }
-    run = release.run_of(entry)
-    if run is None:
-        return row | {"reason": entry.message or "there is no result yet"}
-    provenance = read_json(run / "provenance.json")
-    asked, plan = provenance["configuration"], provenance["plan"]
-    z, y, x = plan["voxel_size_um"]
-    source = asked.get("mask") or asked.get("prediction") or asked["reference"]
-    return row | {
-        "made_in": versions.get((entry.dataset, entry.workflow, entry.version or "")),
+
+
+def _origin(release: ReleaseFolder, entry: EntryRecord) -> Row:
+    """What the version of an entry was made of."""
+    provenance = release.provenance_of(entry)
+    asked, (z, y, x) = provenance["configuration"], provenance["plan"]["voxel_size_um"]
+    return {
         "algorithm_version": provenance["algorithm_version"],
-        "source": source,
-        "reference": asked.get("reference") if asked.get("prediction") else None,
+        "source": asked.get("mask") or asked.get("prediction") or asked["reference"],
+        "reference": asked["reference"] if asked.get("prediction") else None,
         "level": asked["level"],
         "voxel_z_um": z,
         "voxel_y_um": y,

@@ -6,21 +6,21 @@ Values are compared out of the catalogues of both releases, so that an old versi
 from __future__ import annotations
 
 import csv
-import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import pyarrow.parquet
 
 from pipeline.errors import RunError, StorageError
 from pipeline.files import whole_file
+from pipeline.report import Changes, EntryChange, KeyChange, ValueChange
 from workflows.atlas.flattening import ALL
 from workflows.atlas.records import EntryRecord
 from workflows.atlas.release_folder import ReleaseFolder, as_text, earlier_releases, open_release
 
-Kind = Literal["added", "redone", "removed", "failed", "waiting"]
 COMPARED = ["region", "label", "statistic", "unit", "value"]
 CSV_COLUMNS = (
     "dataset", "workflow", "change", "why", "key", "region", "label", "statistic", "unit", "old", "new", "difference",
@@ -32,74 +32,20 @@ HEADLINES = (
 )  # fmt: skip
 SHOWN_VALUES = 4
 """Of an entry, on the page; changes.csv has all."""
+CHECKSUM, CHECKSUM_SHOWN = re.compile(r"\b[0-9a-f]{32,}\b"), 8
 LONGEST = 60
 """Characters of a value that is shown; longer ones are cut."""
 
 
-class ValueChange(NamedTuple):
-    """A statistic that both releases have, with another value. None: undefined."""
-
-    region: str
-    label: str
-    statistic: str
-    unit: str
-    old: float | None
-    new: float | None
-
-    @property
-    def difference(self) -> float | None:
-        """New less old; None where either is undefined or both are infinite."""
-        if self.old is None or self.new is None or (math.isinf(self.old) and math.isinf(self.new)):
-            return None
-        return self.new - self.old
-
-    @property
-    def relative(self) -> float | None:
-        """The difference over the old value's size; None where that tells nothing."""
-        if not self.old or math.isinf(self.old):
-            return None
-        difference = self.difference
-        return None if difference is None or math.isinf(difference) else difference / abs(self.old)
-
-
-class KeyChange(NamedTuple):
-    """A part of what a result depends on. old, new : as text; empty where there was none."""
-
-    name: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True)
-class EntryChange:
-    """What became of one entry. values : the statistics that changed; of `changed` in all, some may be left out."""
-
-    dataset: str
-    workflow: str
-    kind: Kind
-    why: str
-    key: tuple[KeyChange, ...] = ()
-    values: tuple[ValueChange, ...] = ()
-    changed: int = 0
-
-    def shortened(self) -> EntryChange:
-        """With the few values that tell most."""
-        return replace(self, values=tuple(sorted(self.values, key=_rank)[:SHOWN_VALUES]))
+def shortened(entry: EntryChange) -> EntryChange:
+    """With the few values that tell most."""
+    return replace(entry, values=tuple(sorted(entry.values, key=_rank)[:SHOWN_VALUES]))
 
 
 def _rank(value: ValueChange) -> tuple[bool, bool, int, float]:
     """Of the whole before parts; what everybody asks for before the rest; then by how much."""
     headline = HEADLINES.index(value.statistic) if value.statistic in HEADLINES else len(HEADLINES)
     return value.region != ALL, value.label != ALL, headline, -abs(value.relative or 0.0)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """From one release to another. since : the older one, None for a first release. kept : entries left alone."""
-
-    since: str | None
-    kept: int
-    entries: tuple[EntryChange, ...]
 
 
 def previous_release(release: ReleaseFolder) -> ReleaseFolder | None:
@@ -126,8 +72,7 @@ def _of_entry(
 ) -> EntryChange | None:
     why = "; ".join(now.reasons)
     if now.outcome in ("failed", "waiting"):
-        kind: Kind = "failed" if now.outcome == "failed" else "waiting"
-        return EntryChange(now.dataset, now.workflow, kind, now.message or why, _of_key(before, now))
+        return EntryChange(now.dataset, now.workflow, now.outcome, now.message or why, _of_key(before, now))
     if before is None or before.version is None or old is None:
         return EntryChange(now.dataset, now.workflow, "added", why or "new")
     if before.version == now.version:
@@ -159,6 +104,7 @@ def _flat(key: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    text = CHECKSUM.sub(lambda found: f"{found[0][:CHECKSUM_SHOWN]}…", text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
@@ -199,7 +145,7 @@ def write_changes(root: Path, identifier: str, since: str | None = None) -> Chan
             writer.writerow(CSV_COLUMNS)
             for entry in changed_entries(old, new):
                 writer.writerows(_table_rows(entry))
-                found.append(entry.shortened())
+                found.append(shortened(entry))
     except OSError as error:
         raise StorageError(
             f"{new.path / 'changes.csv'} could not be written: {error.strerror or error}; make room or mend the"

@@ -12,11 +12,12 @@ import typer
 from workflows import cluster_commands
 from workflows.atlas import schedule_commands
 from workflows.atlas.manifest import EXAMPLE, read_manifest
+from workflows.atlas.report_command import report
 from workflows.options import ProfileOption, QuietOption, SchedulerOption, UnencryptedOption, WorkersOption, profile_of
 from workflows.progress import duration
 
 atlas = typer.Typer(help="Releases: many data sets, redone only where something changed.", no_args_is_help=True)
-# Further commands of releases are registered here: atlas.command()(report).
+atlas.command()(report)
 atlas.command()(schedule_commands.schedule)
 atlas.command()(schedule_commands.unattended)
 
@@ -90,7 +91,7 @@ def run(
     for entry in release.entries:
         if entry.outcome in ("failed", "waiting"):
             print(f"{entry.outcome:<12}{entry.dataset}/{entry.workflow}: {entry.message}")
-    print(f"index       {output / 'latest' / 'index.html'}")
+    print(f"index       {output / 'index.html'}")
     if counts["failed"]:
         raise typer.Exit(1)
 

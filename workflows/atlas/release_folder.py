@@ -46,9 +46,16 @@ class ReleaseFolder:
 
     def results_of(self, entry: EntryRecord) -> dict[str, Any]:
         """The numbers of an entry's version. Raises RunError where its file is gone or damaged."""
+        return self._read(entry, RESULT_FILES[entry.workflow])
+
+    def provenance_of(self, entry: EntryRecord) -> dict[str, Any]:
+        """With what an entry's version was made. Raises RunError where its file is gone or damaged."""
+        return self._read(entry, "provenance.json")
+
+    def _read(self, entry: EntryRecord, name: str) -> dict[str, Any]:
         run = self.run_of(entry)
         assert run is not None
-        return read_json(run / RESULT_FILES[entry.workflow])
+        return read_json(run / name)
 
 
 def open_release(root: Path, identifier: str) -> ReleaseFolder:
@@ -76,16 +83,6 @@ def earlier_releases(release: ReleaseFolder) -> Iterator[ReleaseFolder]:
     for identifier in reversed(identifiers(release.root)):
         if identifier < release.record.identifier:
             yield open_release(release.root, identifier)
-
-
-def made_in(release: ReleaseFolder) -> dict[tuple[str, str, str], str]:
-    """(data set, workflow, version) -> the release in which that version was made, for this release and all before."""
-    found: dict[tuple[str, str, str], str] = {}
-    for one in (release, *earlier_releases(release)):
-        for entry in one.record.entries:
-            if entry.outcome == "made" and entry.version is not None:
-                found[entry.dataset, entry.workflow, entry.version] = one.record.identifier
-    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ name is what a kill left.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from workflows.atlas.records import EntryRecord, ReleaseRecord
 from workflows.run_folder import RunFolder
 
 RECORD = "entry.json"
-IDENTIFIER = "%Y-%m-%dT%H%M%SZ"
+IDENTIFIER, IDENTIFIED = "%Y-%m-%dT%H%M%SZ", re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z")
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -144,7 +145,7 @@ class Root:
 
     def releases(self) -> list[str]:
         """Identifiers of all releases, the oldest first."""
-        return sorted(name for name in _names(self.path / "releases") if not name.endswith(PARTIAL))
+        return sorted(name for name in _names(self.path / "releases") if IDENTIFIED.fullmatch(name))
 
     def release(self, identifier: str) -> ReleaseRecord | None:
         """A release; None where its record is missing or damaged."""
@@ -157,11 +158,12 @@ class Root:
 
     def new_identifier(self) -> str:
         """The time, to the second; later than every identifier there is, whatever the clock says."""
-        moment = datetime.now(UTC)
-        taken = self.releases()
-        while taken and moment.strftime(IDENTIFIER) <= taken[-1]:
-            moment += timedelta(seconds=1)
-        return moment.strftime(IDENTIFIER)
+        now, taken = datetime.now(UTC).strftime(IDENTIFIER), self.releases()
+        if not taken or now > taken[-1]:
+            return now
+        return (datetime.strptime(taken[-1], IDENTIFIER).replace(tzinfo=UTC) + timedelta(seconds=1)).strftime(
+            IDENTIFIER
+        )
 
     def write_release(self, release: ReleaseRecord) -> None:
         """Rewrite the record of a release."""

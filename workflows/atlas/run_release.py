@@ -154,6 +154,6 @@ class _Release:
 
 def _write_catalogue(root: Path, identifier: str) -> Path:
     """The catalogue over a release, and its pages; returns the index page."""
-    from workflows.atlas.catalogue import write_catalogue
+    from workflows.atlas.release_page import write_release_page
 
-    return write_catalogue(root, identifier)
+    return write_release_page(root, identifier)

@@ -14,7 +14,6 @@ Descriptive metadata are not in it, nor what changes how a run goes and not what
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ Job = ThicknessJob | ComparisonJob
 
 NO_MATTER = frozenset({*LOCATIONS, "workflow", "device", "block_shape", "keep_scratch", "level", "voxel_size_um"})
 """Keys of a configuration that are no parameters of a key: they change no number, or the key has them elsewhere."""
-PLACE = ("location", "array_path")
-"""What of a volume's identity says where it is; the rest says what it is."""
+PLACES = ("location", "level", "array path")
+"""What of a source says where it is; the rest says what is there."""
 
 
 def open_entry(entry: Entry, folder: Path) -> Job:
@@ -85,10 +84,11 @@ def parameters_of(config: ThicknessConfig | ComparisonConfig) -> dict[str, Any]:
 def _source(volume: Volume) -> dict[str, Any]:
     identity = volume.identity()
     return {
-        "location": {name: identity.pop(name) for name in PLACE},
+        "location": identity.pop("location"),
         "level": volume.level,
+        "array path": identity.pop("array_path"),
         "array metadata": identity,
-        "content": asdict(fingerprint(volume)),
+        "content": fingerprint(volume).as_json(),
     }
 
 
@@ -108,8 +108,8 @@ def _reasons(old: Key, new: Key) -> Iterator[str]:
             continue
         changed = [name for name in now[role] if now[role][name] != then[role].get(name)]
         # What lies elsewhere, or another level, is another volume: that it differs in the rest, too, explains nothing.
-        elsewhere = [name for name in changed if name in ("location", "level")]
-        yield from (f"{role}: {name}" for name in elsewhere or changed)
+        elsewhere = [name for name in PLACES if name in changed]
+        yield from (f"{role}: {name}" for name in elsewhere[:1] or changed)
     yield from (f"parameter {name}" for name in _changed_parameters(old, new))
     yield from (name for name in new if name not in ("sources", "parameters") and new[name] != old.get(name))
 

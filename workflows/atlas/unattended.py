@@ -32,6 +32,8 @@ from workflows.atlas.run_logs import LastRun, RunLogs, last_sentence
 from workflows.lock import BUSY, LockedError
 from workflows.options import say
 
+RELEASE = (sys.executable, "-P", "-m", "workflows.cli", "atlas", "run")
+"""The command that makes a release; the manifest follows."""
 FAILED, STOPPED = 1, 130
 SKIPPED_IN_A_ROW = 3
 """At so many starts in a row at which another process was at work, somebody is told, once: it may hang."""
@@ -142,8 +144,7 @@ def _opened(run: _Run) -> Iterator[BinaryIO | None]:
 
 def _release(path: Path, log: BinaryIO | None) -> tuple[int, bool]:
     """The release in a process of its own: its exit code, and whether SLURM warned of the walltime meanwhile."""
-    command = [sys.executable, "-P", "-m", "workflows.cli", "atlas", "run", str(path)]
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  our own words
+    child = subprocess.Popen([*RELEASE, str(path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  our own
     warned: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
