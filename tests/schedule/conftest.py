@@ -13,6 +13,9 @@ import pytest
 from cluster.profile import LocalProfile
 from cluster.schedule.task import Task
 from cluster.schedule.timing import timing_of
+from tests.workflows.conftest import here, scheduler
+
+__all__ = ["here", "scheduler"]
 
 TRICKY = (
     "plain",

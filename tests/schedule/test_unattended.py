@@ -120,15 +120,23 @@ def test_somebody_is_told_of_entries_that_fail(atlas: Atlas) -> None:
     )
 
 
-def test_a_turn_is_skipped_while_another_process_is_at_work(atlas: Atlas) -> None:
+def test_a_turn_is_skipped_while_another_process_is_at_work(atlas: Atlas, stub: Stub) -> None:
+    atlas.root.mkdir()
     with root_locked(atlas.root):
-        for turn in (1, 2, 3, 4):
-            assert atlas.call("atlas", "unattended", atlas.manifest).code == BUSY
-            assert len(logs(atlas).skipped()) == turn
-            assert ("3 starts in a row were skipped. " in told(atlas)) == (turn >= 3)
+        done = atlas.call("atlas", "unattended", atlas.manifest)
+    assert (done.code, done.out, done.err) == (BUSY, "", "")
+    (line,) = logs(atlas).skipped()
+    assert line.endswith(f"{atlas.root} is being worked on by process {os.getpid()} on {os.uname().nodename};"
+                         " wait for it or stop it.")  # fmt: skip
+    stub(f"raise SystemExit({BUSY})")
+    for turn in (2, 3, 4):
+        assert run_unattended(atlas.manifest) == BUSY
+        assert len(logs(atlas).skipped()) == turn
+        assert ("test: 3 starts in a row were skipped. " in told(atlas)) == (turn >= 3)
     assert told(atlas).count("VOXCALIPER_EXIT=75\n") == 1, "once"
     assert not logs(atlas).logs()
     assert logs(atlas).last() is None
+    stub("")
     assert run_unattended(atlas.manifest) == 0
     assert "was at work: 4, " in (atlas.root / "logs" / "summary.txt").read_text()
     assert not logs(atlas).skipped()
@@ -251,7 +259,8 @@ def test_a_command_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(on_failure, "SECONDS", 0.5)
     command = ["sh", "-c", "sleep 60 & echo $! >child; wait"]
     assert (
-        call_on_failure(command, "x" * 10**6, {}, tmp_path, None) == "The command on_failure (sh) was ended after 0 s."
+        call_on_failure(command, "x" * 10**6, {}, tmp_path, None)
+        == "The command on_failure (sh) was ended after 0.5 s."
     )
     child = int((tmp_path / "child").read_text())
     gone = not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -23,18 +24,21 @@ def call_on_failure(
     that ./notify is a file beside the manifest. log : where its own words go, None for those of this process.
     """
     what = f"The command on_failure ({command[0]})"
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+        file.seek(0)
+        try:
+            process = subprocess.Popen(  # noqa: S603  the words of the manifest
+                list(command), stdin=file, stdout=log, stderr=log, cwd=folder if folder.is_dir() else None,
+                env={**os.environ, **environment}, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            return f"{what} cannot be started: {error.strerror}."
     try:
-        process = subprocess.Popen(  # noqa: S603  the words of the manifest
-            list(command), stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=folder if folder.is_dir() else None,
-            env={**os.environ, **environment}, start_new_session=True,
-        )  # fmt: skip
-    except OSError as error:
-        return f"{what} cannot be started: {error.strerror}."
-    try:
-        process.communicate(text.encode("utf-8", "surrogateescape"), timeout=SECONDS)
+        code = process.wait(SECONDS)
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return f"{what} was ended after {SECONDS:.0f} s."
-    return f"{what} ended with exit code {process.returncode}." if process.returncode else ""
+        return f"{what} was ended after {SECONDS:g} s."
+    return f"{what} ended with exit code {code}." if code else ""

@@ -210,7 +210,10 @@ def _skip(run: _Run, said: str) -> int:
 
 
 def _tell(run: _Run, text: str, code: int, log: Path | None) -> None:
-    """Call the command of the manifest; what goes wrong with it stands in the log and changes nothing else."""
+    """Call the command of the manifest; what goes wrong with it stands in the log of the run and changes nothing else.
+
+    log : what the command is to look at.
+    """
     if not run.on_failure:
         return
     environment = {
@@ -222,7 +225,7 @@ def _tell(run: _Run, text: str, code: int, log: Path | None) -> None:
     with contextlib.ExitStack() as stack:
         file: BinaryIO | None = None
         with contextlib.suppress(OSError):
-            file = stack.enter_context(log.open("ab")) if log else None
+            file = stack.enter_context(run.log.open("ab")) if run.log and run.log.exists() else None
         sentence = call_on_failure(run.on_failure, text, environment, run.path.parent, file)
         if sentence and file:
             with contextlib.suppress(OSError):
