@@ -15,12 +15,11 @@
     };
     for (const field of [text, organ, outcome]) field.addEventListener("input", filter);
     const heads = [...document.querySelectorAll("#entries thead th")];
-    const value = (row, column) => {
+    const value = (row, column, numeric) => {
       let at = 0;  // a cell may span several columns
       for (const cell of row.cells) {
-        if (at === column) return cell.dataset.value ?? cell.textContent.trim();
+        if (at >= column) return at > column ? "" : numeric ? cell.dataset.value ?? "" : cell.textContent.trim();
         at += cell.colSpan;
-        if (at > column) return "";
       }
       return "";
     };
@@ -35,7 +34,7 @@
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
         const order = (a, b) => numeric ? a - b : a.localeCompare(b, undefined, { numeric: true });
         body.append(...[...rows].sort((a, b) => {
-          const [x, y] = [value(a, column), value(b, column)];
+          const [x, y] = [value(a, column, numeric), value(b, column, numeric)];
           if (x === "" || y === "") return (x === "") - (y === "");  // what has no value comes last
           return down ? order(y, x) : order(x, y);
         }));

@@ -84,9 +84,10 @@ class ValueChange(NamedTuple):
     def relative(self) -> float | None:
         """The difference over the old value's size; None where that tells nothing."""
         difference = self.difference
-        if difference is None or not self.old or math.isinf(self.old) or math.isinf(difference):
+        if difference is None or not self.old or math.isinf(self.old):
             return None
-        return difference / abs(self.old)
+        relative = difference / abs(self.old)
+        return None if math.isinf(relative) else relative
 
 
 class KeyChange(NamedTuple):

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pipeline.errors import InputError
+from pipeline.volume.n5_arrays import is_n5, open_n5
 from pipeline.volume.stores import Store, absolute_location, open_store
 from pipeline.volume.volumes import Position, Volume
 from pipeline.volume.zarr_arrays import is_zarr, listing, open_zarr
 
-__all__ = ["Position", "Volume", "absolute_location", "open_volume"]
+__all__ = ["Format", "Position", "Volume", "absolute_location", "format_at", "open_volume"]
 
 
 class Format(NamedTuple):
@@ -25,7 +26,10 @@ class Format(NamedTuple):
     opens: Callable[[str, int, Position | None], Volume]
 
 
-FORMATS = (Format("Zarr", is_zarr, open_zarr),)
+FORMATS = (
+    Format("Zarr", is_zarr, open_zarr),
+    Format("N5", is_n5, open_n5),
+)
 """In the order in which they are tried."""
 
 
@@ -43,11 +47,16 @@ def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None
     Raises InputError for what is not a volume, StorageError for what cannot be read.
     """
     location = absolute_location(location)
+    found = format_at(location)
+    if found is None:
+        raise InputError(_nothing_there(location))
+    return found.opens(location, level, voxel_size_um)
+
+
+def format_at(location: str) -> Format | None:
+    """The kind of volume that lies at a location, None for anything else."""
     store = open_store(location)
-    for form in FORMATS:
-        if form.holds(store):
-            return form.opens(location, level, voxel_size_um)
-    raise InputError(_nothing_there(location))
+    return next((form for form in FORMATS if form.holds(store)), None)
 
 
 def _nothing_there(location: str) -> str:

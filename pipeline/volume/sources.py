@@ -26,7 +26,7 @@ import zarr
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Index, VoxelSize
 from pipeline.volume.metadata import plain_decimal, unit_um
-from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.opening import Volume, format_at, open_volume
 
 Planes = Callable[[], Iterator[npt.NDArray[Any]]]
 
@@ -87,13 +87,14 @@ def open_source(location: str) -> Source:
     """Recognise a source and read its header.
 
     A TIFF file or a folder of TIFF slices (natural order of their names), NIfTI (.nii, .nii.gz; the array's axes x,
-    y, z become z, y, x, the orientation in space is left alone), .npy (z, y, x), OME-Zarr or bare Zarr.
+    y, z become z, y, x, the orientation in space is left alone), .npy (z, y, x); OME-Zarr, bare
+    Zarr or N5 from a path or a URL.
     Raises InputError for anything else and for volumes that are not three-dimensional.
     """
     path = Path(location)
     name = path.name.lower()
-    if "://" in location or _is_zarr(path):
-        return _zarr_source(location)
+    if "://" in location or format_at(location) is not None:
+        return _volume_source(location)
     if not path.exists():
         raise InputError(f"{location} does not exist.")
     if path.is_dir():
@@ -106,12 +107,8 @@ def open_source(location: str) -> Source:
         return _npy_source(path)
     raise InputError(
         f"{location} is of no known kind; give a TIFF file, a folder of TIFF slices, a .nii, .nii.gz or .npy file,"
-        " or a Zarr volume."
+        " or a Zarr or N5 volume."
     )
-
-
-def _is_zarr(path: Path) -> bool:
-    return any((path / document).is_file() for document in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def _checked(location: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> tuple[Index, np.dtype[Any]]:
@@ -123,7 +120,7 @@ def _checked(location: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> tu
     return (int(shape[0]), int(shape[1]), int(shape[2])), native
 
 
-def _zarr_source(location: str) -> Source:
+def _volume_source(location: str) -> Source:
     volume = open_volume(location)
     layer = max(math.prod(piece.shape) for piece in volume.pieces(volume.box)) * np.dtype(volume.dtype).itemsize
     return Source(
@@ -132,12 +129,12 @@ def _zarr_source(location: str) -> Source:
         shape=volume.shape,
         dtype=np.dtype(volume.dtype),
         voxel_size=volume.voxel_size,
-        planes=partial(_zarr_planes, volume),
+        planes=partial(_volume_planes, volume),
         layer_bytes=layer + volume.read_bytes((1, *volume.shape[1:])),
     )
 
 
-def _zarr_planes(volume: Volume) -> Iterator[npt.NDArray[Any]]:
+def _volume_planes(volume: Volume) -> Iterator[npt.NDArray[Any]]:
     for piece in volume.pieces(volume.box):
         yield from volume.read_piece(piece)
 
@@ -228,7 +225,7 @@ def _voxel_size(sizes: list[Decimal | None], units: list[Decimal | None]) -> Vox
 def _slices_source(folder: Path) -> Source:
     names = [p.name for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff") and not p.name.startswith(".")]
     if not names:
-        raise InputError(f"{folder} holds neither TIFF slices nor a Zarr volume.")
+        raise InputError(f"{folder} holds neither TIFF slices nor a Zarr or N5 volume.")
     files = [folder / name for name in sorted(names, key=_natural)]
     headers = [_slice_header(file) for file in files]
     for file, header in zip(files, headers, strict=True):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.atlas.releases import Atlas, change_voxel, chunks, corrupt, labels
+from tests.atlas.releases import Atlas, change_voxel, chunks, corrupt, labels, tree
 from tests.workflows.conftest import Command
+from workflows.atlas.records import ReleaseRecord
 
 DOZEN = {
     "voxel": ["thickness", "statistics"], "parameter": ["thickness"], "described": ["thickness", "statistics"],
@@ -148,11 +149,47 @@ def test_entries_that_exceed_the_budget_wait_and_others_go_on(atlas: Atlas) -> N
     assert atlas.outcomes() == {"large/thickness": "made", "small/statistics": "kept"}
 
 
-def test_a_version_that_somebody_damaged_is_made_again(atlas: Atlas) -> None:
+@pytest.mark.parametrize("name", ["entry.json", "statistics.json", "provenance.json"])
+def test_a_version_that_somebody_damaged_is_made_again(atlas: Atlas, name: str) -> None:
     atlas.add("one", labels(1), workflows=["statistics"])
     assert atlas.run().code == 0
-    (atlas.entry("one/statistics") / "current" / "entry.json").write_text("{")
+    (atlas.entry("one/statistics") / "current" / name).unlink()
     assert atlas.run().code == 0
     assert atlas.entries()["one/statistics"].reasons == ("no whole version",)
     assert atlas.run().code == 0
     assert atlas.outcomes() == {"one/statistics": "kept"}
+
+
+def test_what_a_stopped_release_made_may_be_stale_before_it_goes_on(atlas: Atlas) -> None:
+    """Its versions are never replaced: another release makes the next ones."""
+    atlas.add("one", labels(1), workflows=["statistics"])
+    atlas.add("two", labels(2), workflows=["statistics"])
+    assert atlas.run().code == 0
+    stopped = atlas.release()
+    record = atlas.root / "releases" / stopped.identifier / "release.json"
+    record.write_text(stopped.model_copy(update={"ended": None}).model_dump_json())
+    before = tree(atlas.entry("one/statistics") / "versions")
+    change_voxel(atlas.volume("one"))
+    assert atlas.run().code == 0
+    assert atlas.release().identifier > stopped.identifier
+    assert ReleaseRecord.model_validate_json(record.read_text()).ended is not None
+    assert atlas.outcomes() == {"one/statistics": "made", "two/statistics": "kept"}
+    assert atlas.versions("one/statistics") == [stopped.identifier, atlas.release().identifier]
+    assert before.items() <= tree(atlas.entry("one/statistics") / "versions").items()
+
+
+def test_a_source_that_no_library_reads_fails_alone(atlas: Atlas) -> None:
+    atlas.add("good", labels(1), workflows=["statistics"])
+    atlas.add("bad", labels(2), workflows=["statistics"])
+    (atlas.volume("bad") / "0" / ".zarray").write_text('{"zarr_format": 2, "shape": 3}')
+    assert atlas.run().code == 1
+    assert atlas.outcomes() == {"good/statistics": "made", "bad/statistics": "failed"}
+    assert str(atlas.volume("bad")) in atlas.entries()["bad/statistics"].message
+
+
+def test_workers_that_nobody_finds_are_no_fault_of_the_entries(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.running.CONNECT_SECONDS", 1)
+    atlas.add("one", labels(1), workflows=["statistics"])
+    atlas.profile = 'kind = "scheduler"\naddress = "tcp://127.0.0.1:9"\n'
+    assert "127.0.0.1:9" in atlas.run().failure()
+    assert not (atlas.root / "releases").exists()

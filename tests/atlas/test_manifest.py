@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,30 @@ def written(folder: Path, text: str) -> Path:
     path = folder / "release.toml"
     path.write_text(text)
     return path
+
+
+def write_metadata(folder: Path, name: str, *, donor: str) -> None:
+    """The metadata of one data set, a kidney, as an atlas publishes them."""
+    folder.mkdir()
+    content = {
+        "name": name, "dataset_type": "overview", "voi": "complete-organ", "metadata_version": "1",
+        "data": {"shape": [10, 20, 30], "voxel_size_um": 2.0, "gcs_url": "n5://gs://bucket/2.0um/"},
+        "sample": {"organ": "kidney", "organ_context": None}, "donor": {"id": donor, "age": 94, "sex": "F"},
+        "citation": {"doi": None},
+    }  # fmt: skip
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_what_describes_a_data_set_comes_from_the_metadata_of_the_atlas(tmp_path: Path) -> None:
+    write_metadata(tmp_path / "atlas", "one", donor="D1")
+    text = ONE + 'about = { donor = "mine" }\n[[dataset]]\nname = "two"\nmask = "two.ome.zarr"\n'
+    one, two = read_manifest(written(tmp_path, 'metadata = "atlas"\n' + text))[1]
+    assert one.about == {
+        "donor": "mine", "organ": "kidney", "type": "overview", "voi": "complete-organ", "age": 94, "sex": "F",
+    }  # fmt: skip
+    assert two.about == {}
+    with pytest.raises(InputError, match=r"release.toml cannot be used: metadata: .*nowhere cannot be read"):
+        read_manifest(written(tmp_path, 'metadata = "nowhere"\n' + text))
 
 
 def test_entries_are_the_runs_of_run_files(tmp_path: Path) -> None:
@@ -145,6 +170,7 @@ def test_the_example_is_a_manifest(here: Command, tmp_path: Path) -> None:
     # Everything that is only a comment there is a key, too.
     more = [line[2:] for line in done.out.splitlines() if line.startswith("# ") and " = " in line]
     assert len(more) == 3
+    write_metadata(tmp_path / "hoa-metadata", "donor-1_kidney", donor="somebody")
     manifest, _ = read_manifest(written(tmp_path, "\n".join([*more, done.out])))
     assert manifest.profile == tmp_path / "cluster.toml"
 

@@ -18,8 +18,8 @@ from tests.workflows.runs import Running, all_gone, receipts, results, running
 from workflows.atlas.root_lock import SILENT_SECONDS
 from workflows.atlas.run_release import STOPPED
 
-SHAPE = (64, 64, 64)
-BLOCKS = 4**3
+SHAPE = (48, 48, 48)
+BLOCKS = 3**3
 
 
 @pytest.fixture
@@ -77,10 +77,13 @@ def test_killed_in_the_middle_and_run_again(atlas: Atlas) -> None:
 
 
 def test_stopped_in_order(atlas: Atlas) -> None:
-    with begun(atlas) as command:
+    """On workers of its own, which end with it."""
+    with begun(atlas, "--workers", 1) as command:
         command.wait_until(at_work(atlas))
+        family = command.family()
         command.process.send_signal(signal.SIGTERM)
         done = command.finished()
+        assert all_gone(family)
     assert done.code == 130
     assert done.err.endswith("a release with `voxcaliper atlas run`.\n")
     assert (atlas.root / "lock").read_text() == ""
@@ -90,6 +93,22 @@ def test_stopped_in_order(atlas: Atlas) -> None:
     assert atlas.run().code == 0
     assert atlas.release().identifier == found["release"]
     assert set(atlas.outcomes().values()) == {"made"}
+
+
+def test_slurm_warns_of_the_walltime(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release stops in order and asks to be requeued; `scontrol` is a script that notes what it was told."""
+    scontrol = atlas.folder / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {atlas.folder / "told"}\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with begun(atlas, "--requeue") as command:
+        command.wait_until(at_work(atlas))
+        command.process.send_signal(signal.SIGUSR1)
+        assert command.finished().code == 0
+    assert (atlas.folder / "told").read_text() == "requeue 77\n"
+    assert atlas.status()["counts"] == {"made": 1, "waiting": 2}
 
 
 def test_two_at_once(atlas: Atlas) -> None:

@@ -161,7 +161,7 @@ def test_refusals(tmp_path: Path) -> None:
     assert "is of no known kind" in refused(tmp_path / "v.raw", target)
     assert "not a readable TIFF" in refused(tmp_path / "broken.tif", target)
     assert "does not exist" in refused(tmp_path / "nothing.tif", target)
-    assert "neither TIFF slices nor a Zarr volume" in refused(tmp_path / "empty", target)
+    assert "neither TIFF slices nor a Zarr or N5 volume" in refused(tmp_path / "empty", target)
     assert "no labels; convert it as grey" in refused(tmp_path / "v.npy", target, voxel_size=SIZE, kind="labels")
 
 

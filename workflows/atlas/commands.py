@@ -40,18 +40,19 @@ def plan(
 
     Exit code 1 where an entry cannot be made.
     """
+    from workflows.atlas.plan_release import Planner, describe
     from workflows.atlas.plan_release import as_json as json_of
-    from workflows.atlas.plan_release import describe, plan_release
     from workflows.atlas.root import Root
 
     wanted, entries = read_manifest(manifest)
     given = any(option is not None for option in (profile, workers, scheduler))
     where = profile_of(profile if given else wanted.profile, workers, scheduler, unencrypted=unencrypted)
-    plans = plan_release(wanted, entries, where)
+    root = Root(wanted.output)
+    plans = Planner(root, where).plan_all(entries)
     if as_json:
         print(json.dumps([json_of(one) for one in plans], indent=2))
     else:
-        print(describe(wanted, Root(wanted.output), plans))
+        print(describe(wanted, root, plans))
     if any(one.record.outcome == "failed" for one in plans):
         raise typer.Exit(1)
 

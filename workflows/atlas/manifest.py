@@ -18,6 +18,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from cluster.profile import Memory, read_toml
 from pipeline.errors import InputError
+from workflows.atlas.first_manifest import about_of
+from workflows.atlas.inventory import read_inventory
 from workflows.atlas.records import Workflow
 from workflows.config import ComparisonConfig, ThicknessConfig
 from workflows.run_file import KINDS, STATISTICS, config_of, first_error
@@ -107,7 +109,8 @@ class Manifest(_Section):
 
     output : the root of the results. profile : where workers run, None for this machine. keep : versions that are kept
     of each entry. disk_budget : most bytes that the root may take. on_failure : a command that an unattended run calls
-    when it fails. metadata : of the atlas (a folder or an archive), where donors and organs are looked up.
+    when it fails. metadata : of the atlas (a folder or an archive), where what describes a data set is looked up by its
+    name; what the manifest says of it goes before.
     """
 
     path: Path
@@ -133,6 +136,7 @@ class Manifest(_Section):
         return tuple(self._entries())
 
     def _entries(self) -> Iterator[Entry]:
+        published = self._published()
         for dataset in self.datasets:
             for workflow in dataset.workflows or self.defaults.workflows or ("thickness",):
                 where = f"The workflow {workflow} of the data set {dataset.name} of the manifest {self.path}"
@@ -140,7 +144,16 @@ class Manifest(_Section):
                 grey = {**self.defaults.common, **dataset.common}.get("threshold")
                 content = _as_run(content, workflow, where, grey_mask=grey is not None)
                 config = config_of({**content, "workflow": workflow}, self.path.parent, where=where)
-                yield Entry(dataset.name, workflow, config, dict(dataset.about))
+                yield Entry(dataset.name, workflow, config, {**published.get(dataset.name, {}), **dataset.about})
+
+    def _published(self) -> dict[str, dict[str, str | int]]:
+        """Data set -> what the metadata of the atlas say of it."""
+        if self.metadata is None:
+            return {}
+        try:
+            return {dataset.name: about_of(dataset) for dataset in read_inventory(self.metadata)}
+        except InputError as error:
+            raise InputError(f"The manifest {self.path} cannot be used: metadata: {error}") from error
 
 
 def _as_run(content: Table, workflow: Workflow, where: str, *, grey_mask: bool) -> Table:

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
+from cluster.environment import settle_environment
 from cluster.local import DeviceChoice, Workers
 from cluster.profile import Profile
-from pipeline.errors import VoxcaliperError
+from pipeline.errors import RunError, VoxcaliperError
+from pipeline.job import ThicknessJob
 from workflows.atlas.costs import cpu_hours
 from workflows.atlas.manifest import Entry, Manifest
 from workflows.atlas.records import EntryRecord
 from workflows.atlas.root import EntryFolder, Root
-from workflows.atlas.staleness import Key, key_of, open_entry, reasons
-from workflows.config import ComparisonConfig, ThicknessConfig
+from workflows.atlas.staleness import Job, Key, key_of, open_entry, reasons
+from workflows.estimate import usual
 from workflows.options import offer_of
-from workflows.plan_comparison import check_comparison_memory, make_comparison_plan
-from workflows.plan_thickness import (
-    SCRATCH_BYTES_PER_VOXEL,
-    check_memory,
-    choose_blocks,
-    gib,
-    make_plan,
-    open_job,
-)
+from workflows.plan_comparison import check_comparison_memory, choose_comparison_blocks, make_comparison_plan
+from workflows.plan_thickness import SCRATCH_BYTES_PER_VOXEL, check_memory, choose_blocks, gib, make_plan
 from workflows.progress import duration
-from workflows.run_comparison import plan_of, task_counts
+from workflows.run_comparison import task_counts
+
+AT_ONCE = 16
+"""Entries that are planned at a time."""
+THICKNESS_STAGES = ("mask", "distance-y", "distance-z", "centres", "thickness")
+"""What the cost of a voxel was measured on."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Planned:
 
     record : kept; waiting, where it is stale; failed, where its sources cannot be opened or it fits no worker.
     voxels, blocks, bytes : of the run, where it is stale; bytes are its map and scratch before compression.
-    seconds : that making it takes, as far as anybody knows.
+    seconds : that making it takes, by the pace so far. warnings : what is wrong in its sources and read all the same.
     """
 
     entry: Entry
@@ -45,7 +46,8 @@ class Planned:
     voxels: int = 0
     blocks: int = 0
     bytes: int = 0
-    seconds: float | None = None
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_stale(self) -> bool:
@@ -56,44 +58,74 @@ class Planner:
     """Plans entries for the workers of a profile; a running cluster is asked once."""
 
     def __init__(self, root: Root, profile: Profile) -> None:
+        settle_environment(profile)  # sources are opened here, too
         self._root, self._profile = root, profile
         self._offers: dict[DeviceChoice, Workers] = {}
+        self._asking = Lock()
         self._paces = paces(root)
 
     def offer(self, device: DeviceChoice) -> Workers:
-        """What the workers offer."""
-        if device not in self._offers:
-            self._offers[device] = offer_of(self._profile, device)
-        return self._offers[device]
+        """What the workers offer. Raises RunError where they cannot be asked, InputError where a GPU is missing."""
+        with self._asking:
+            if device not in self._offers:
+                self._offers[device] = offer_of(self._profile, device)
+            return self._offers[device]
+
+    def plan_all(self, entries: Iterable[Entry]) -> list[Planned]:
+        """Every entry, some at a time: stores far away take their time to answer."""
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="plan") as pool:
+            try:
+                return list(pool.map(self.plan, entries))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def plan(self, entry: Entry) -> Planned:
-        """Whether an entry is to be made, why, and what that takes."""
+        """Whether an entry is to be made, why, and what that takes.
+
+        Raises RunError where nobody answers at the address of the workers: that is no fault of the entry.
+        """
         folder = self._root.entry(entry.dataset, entry.workflow)
         record = standing(entry, folder)
         try:
-            key = key_of(entry, open_entry(entry, folder.work.path))
-        except (VoxcaliperError, OSError) as error:
+            job = open_entry(entry, folder.work.path)
+            key = key_of(entry, job)
+            why = why_made(folder, key)
+            if not why:
+                return Planned(entry, record.model_copy(update={"key": key}))
+            record = record.model_copy(update={"outcome": "waiting", "reasons": why, "key": key})
+            return self._extent(entry, job, record)
+        except RunError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever its sources hold, it fails alone
             return Planned(entry, failed(record, error))
-        why = why_made(folder, key)
-        if not why:
-            return Planned(entry, record.model_copy(update={"key": key}))
-        record = record.model_copy(
-            update={"outcome": "waiting", "reasons": why, "key": key, "seconds": 0.0, "bytes": 0}
-        )
-        try:
-            shape, blocks, size = _extent(entry.config, folder.work.path, self.offer(entry.config.device))
-        except (VoxcaliperError, OSError) as error:
-            return Planned(entry, failed(record, error))
-        voxels = math.prod(shape)
-        return Planned(entry, record, voxels, blocks, size, self._seconds(entry, voxels, blocks))
 
-    def _seconds(self, entry: Entry, voxels: int, blocks: int) -> float | None:
-        """By the pace of the versions in the root; of thickness, until there are some, by that of the benchmarks."""
+    def _extent(self, entry: Entry, job: Job, record: EntryRecord) -> Planned:
+        """A stale entry with what making it takes. Raises PlanError where it fits no worker."""
+        workers, nowhere, voxels = self.offer(entry.config.device), self._root.path / "run", math.prod(job.grid.shape)
+        job = replace(job, device=workers.device)
+        if isinstance(job, ThicknessJob):
+            job = choose_blocks(job, nowhere, workers) if entry.config.block_shape is None else job
+            check_memory(job, workers)
+            plan = make_plan(job)
+            stages, written = plan.stages, plan.map_bytes + plan.scratch_bytes
+        else:
+            job = choose_comparison_blocks(job, nowhere, workers) if entry.config.block_shape is None else job
+            check_comparison_memory(job, workers)
+            made = make_comparison_plan(job, task_counts(job))
+            fields = len(job.sides) if {"surface", "thickness"} & set(job.parts) else 0
+            stages, written = made.stages, made.map_bytes + int(voxels * SCRATCH_BYTES_PER_VOXEL * fields)
+        blocks = math.prod(job.grid.counts)
+        seconds = self._seconds(entry, voxels, blocks, [stage.name for stage in stages], workers)
+        warnings = sorted({text for volume in job.volumes.values() for text in volume.warnings})
+        return Planned(entry, record, voxels, blocks, written, seconds, tuple(warnings))
+
+    def _seconds(self, entry: Entry, voxels: int, blocks: int, stages: Sequence[str], workers: Workers) -> float:
+        """By the pace of the versions in the root; until there are some, by that of the benchmarks on CPUs."""
         if entry.workflow in self._paces:
             return voxels * self._paces[entry.workflow]
-        if entry.workflow != "thickness":
-            return None
-        return cpu_hours(voxels, blocks) * 3600 / self.offer(entry.config.device).threads
+        share = sum(map(usual, stages)) / sum(map(usual, THICKNESS_STAGES))
+        return cpu_hours(voxels, blocks) * 3600 * share / workers.threads
 
 
 def standing(entry: Entry, folder: EntryFolder) -> EntryRecord:
@@ -121,25 +153,6 @@ def failed(record: EntryRecord, error: BaseException) -> EntryRecord:
     return record.model_copy(update={"outcome": "failed", "message": text})
 
 
-def _extent(
-    config: ThicknessConfig | ComparisonConfig, run: Path, workers: Workers
-) -> tuple[Sequence[int], int, int]:  # fmt: skip
-    """Shape, blocks, and bytes written of a run, map and scratch. Raises PlanError where it fits no worker."""
-    if isinstance(config, ThicknessConfig):
-        job = open_job(config, run, device=workers.device)
-        if config.block_shape is None:
-            job = choose_blocks(job, run, workers)
-        check_memory(job, workers)
-        plan = make_plan(job)
-        return plan.shape, len(job.grid), plan.map_bytes + plan.scratch_bytes
-    comparison = plan_of(config, run, workers)
-    check_comparison_memory(comparison, workers)
-    made = make_comparison_plan(comparison, task_counts(comparison))
-    fields = len(comparison.sides) if {"surface", "thickness"} & set(config.parts) else 0
-    scratch = math.prod(made.shape) * SCRATCH_BYTES_PER_VOXEL * fields
-    return made.shape, len(comparison.grid), made.map_bytes + int(scratch)
-
-
 def paces(root: Root) -> dict[str, float]:
     """Workflow -> seconds a voxel took, over the versions that readers see."""
     seconds: dict[str, float] = {}
@@ -155,8 +168,8 @@ def paces(root: Root) -> dict[str, float]:
     return {workflow: seconds[workflow] / voxels[workflow] for workflow in seconds}
 
 
-def no_room(root: Root, planned: Planned, budget: int | None) -> str:
-    """Why an entry has to wait for want of disk, as a sentence; "" where there is room."""
+def no_room(root: Root, planned: Planned, budget: int | None, used: int) -> str:
+    """Why an entry has to wait for want of disk, as a sentence; "" where there is room. used : bytes of the root."""
     unfinished = root.entry(planned.entry.dataset, planned.entry.workflow).work_bytes()
     need, free = max(0, planned.bytes - unfinished), root.free_bytes()
     if need > free:
@@ -164,7 +177,7 @@ def no_room(root: Root, planned: Planned, budget: int | None) -> str:
             f"It may take {gib(need)} more, and {gib(free)} are free on the disk of {root.path}; make room there, then"
             " run the release again."
         )
-    if budget is not None and (used := root.used_bytes()) + need > budget:
+    if budget is not None and used + need > budget:
         return (
             f"It may take {gib(need)} more, and {root.path} has {gib(used)} of its budget of {gib(budget)} already;"
             " raise disk_budget or lower keep, then run the release again."
@@ -179,6 +192,7 @@ def describe(manifest: Manifest, root: Root, plans: Sequence[Planned]) -> str:
 
 def _lines(manifest: Manifest, root: Root, plans: Sequence[Planned]) -> Iterator[str]:
     stale, broken = [plan for plan in plans if plan.is_stale], [plan for plan in plans if plan.record.message]
+    used, budget = root.used_bytes(), manifest.disk_budget
     yield f"release     {manifest.name} ({manifest.path})"
     yield f"output      {root.path}"
     kept = len(plans) - len(stale) - len(broken)
@@ -186,36 +200,29 @@ def _lines(manifest: Manifest, root: Root, plans: Sequence[Planned]) -> Iterator
     for plan in stale:
         yield f"make        {plan.entry.name}: {', '.join(plan.record.reasons)}"
         yield f"            {plan.voxels:,} voxels, {plan.blocks:,} blocks, {gib(plan.bytes)}{_takes(plan.seconds)}"
+        yield from (f"            warning: {text}" for text in plan.warnings)
+        if sentence := no_room(root, plan, budget, used):
+            yield f"            waits: {sentence}"
     for plan in broken:
         yield f"cannot      {plan.entry.name}: {plan.record.message}"
-    if not stale:
-        return
-    total = sum(plan.bytes for plan in stale)
-    known = [plan.seconds for plan in stale if plan.seconds is not None]
-    unknown = f", without {len(stale) - len(known)} of unknown length" if len(known) < len(stale) else ""
-    yield f"together    {sum(plan.blocks for plan in stale):,} blocks, {gib(total)}{_takes(sum(known))}{unknown}"
-    budget = f" of {gib(manifest.disk_budget)}" if manifest.disk_budget is not None else ""
-    used, free = (root.used_bytes(), root.free_bytes()) if root.path.exists() else (0, None)
-    yield f"disk        {gib(used)}{budget} used" + (f", {gib(free)} free" if free is not None else "")
+    others = {folder.path for folder in root.entries()} - {
+        root.entry(plan.entry.dataset, plan.entry.workflow).path for plan in plans
+    }
+    if others:
+        yield f"others      {len(others)} entries of earlier releases are not in the manifest; they stay as they are"
+    if stale:
+        seconds = sum(plan.seconds for plan in stale)
+        total = sum(plan.bytes for plan in stale)
+        yield f"together    {sum(plan.blocks for plan in stale):,} blocks, {gib(total)}{_takes(seconds)}"
+    of_budget = f" of {gib(budget)}" if budget is not None else ""
+    yield f"disk        {gib(used)}{of_budget} used, {gib(root.free_bytes())} free"
 
 
-def _takes(seconds: float | None) -> str:
-    return f", about {duration(seconds)}" if seconds is not None else ""
+def _takes(seconds: float) -> str:
+    return f", about {duration(seconds)}"
 
 
 def as_json(plan: Planned) -> dict[str, Any]:
     """A planned entry for programs."""
-    own = {"voxels": plan.voxels, "blocks": plan.blocks, "bytes": plan.bytes, "seconds": plan.seconds}
+    own = {name: getattr(plan, name) for name in ("voxels", "blocks", "bytes", "seconds", "warnings")}
     return {**plan.record.model_dump(mode="json", exclude={"seconds", "bytes"}), **(own if plan.is_stale else {})}
-
-
-def plan_release(
-    manifest: Manifest, entries: Sequence[Entry], profile: Profile, *, told: Callable[[Entry], None] = lambda _: None
-) -> list[Planned]:  # fmt: skip
-    """Every entry of a release, planned."""
-    planner = Planner(Root(manifest.output), profile)
-    plans = []
-    for entry in entries:
-        told(entry)
-        plans.append(planner.plan(entry))
-    return plans

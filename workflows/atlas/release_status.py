@@ -12,6 +12,7 @@ from workflows.atlas.manifest import read_manifest
 from workflows.atlas.records import ReleaseRecord
 from workflows.atlas.root import Root
 from workflows.atlas.root_lock import is_root_locked
+from workflows.atlas.run_release import STOPPED, TO_COME
 from workflows.lock import holder
 from workflows.status import run_status, what_is_left
 
@@ -87,7 +88,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(status["counts"].items()))
     yield f"entries     {len(status['entries'])}: {counts}"
     for entry in status["entries"]:
-        if entry["outcome"] != "kept":
+        if entry["outcome"] != "kept" and entry["message"] not in (TO_COME, STOPPED):
             yield f"{entry['outcome']:<12}{entry['dataset']}/{entry['workflow']}: {_why(entry)}"
     run = status["run"]
     if run is not None:

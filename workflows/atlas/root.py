@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import StorageError
 from pipeline.files import PARTIAL, write_json
 from workflows.atlas.records import EntryRecord, ReleaseRecord
+from workflows.atlas.release_folder import RESULT_FILES
 from workflows.run_folder import RunFolder
 
 RECORD = "entry.json"
@@ -53,9 +54,12 @@ class EntryFolder:
         return self.record(version)
 
     def record(self, version: str) -> EntryRecord | None:
-        """The record of a version; None where it is not whole."""
+        """The record of a version; None where it is not whole: somebody took a file away."""
         folder = self.path / "versions" / version
-        return _read(EntryRecord, folder / RECORD) if RunFolder(folder).is_complete else None
+        record = _read(EntryRecord, folder / RECORD)
+        if record is None or not (folder / RESULT_FILES[record.workflow]).exists():
+            return None
+        return record if RunFolder(folder).is_complete else None
 
     def work_record(self) -> EntryRecord | None:
         """What the run that is being made will be, noted when it began; None where there is none."""
@@ -203,8 +207,8 @@ class Root:
         return total
 
     def free_bytes(self) -> int:
-        """What the file system has left."""
-        return shutil.disk_usage(self.path).free
+        """What the file system has left, also where there is no root yet."""
+        return shutil.disk_usage(next(folder for folder in (self.path, *self.path.parents) if folder.exists())).free
 
 
 def folder_bytes(folder: Path, *, without: str = "") -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,16 +53,13 @@ class _Release:
         self._root, self._manifest, self._profile, self._keep = root, manifest, profile, keep
         self._quiet, self._say = quiet, say
         self._records: dict[str, EntryRecord] = {}
-        newest = root.newest()
-        # A release that was stopped goes on: what was made in its first part belongs to it.
-        same = newest if newest and newest.ended is None and newest.manifest == str(manifest.path) else None
-        self._identifier = same.identifier if same else root.new_identifier()
-        self._began = same.began if same else datetime.now(UTC)
+        self._identifier, self._began = "", datetime.now(UTC)
 
     def run(self, entries: tuple[Entry, ...]) -> ReleaseRecord:
         self._root.mend(self._root.entry(entry.dataset, entry.workflow) for entry in entries)
         planner = Planner(self._root, self._profile)
-        plans = [planner.plan(entry) for entry in entries]
+        plans = planner.plan_all(entries)
+        self._begin(plans)
         self._records = {plan.entry.name: self._before(plan) for plan in plans}
         try:
             stale = [plan for plan in plans if plan.is_stale]
@@ -80,6 +77,20 @@ class _Release:
         for entry in entries:
             self._root.entry(entry.dataset, entry.workflow).prune(self._keep)
         return self._finish()
+
+    def _begin(self, plans: Sequence[Planned]) -> None:
+        """A new release, or the last one where it was stopped: what was made in its first part belongs to it.
+
+        Where some of that is stale already, the last one has ended: a version has one release.
+        """
+        newest = self._root.newest()
+        if newest is None or newest.ended is not None or newest.manifest != str(self._manifest.path):
+            self._identifier = self._root.new_identifier()
+        elif any(plan.is_stale and plan.record.version == newest.identifier for plan in plans):
+            self._root.write_release(newest.model_copy(update={"ended": datetime.now(UTC)}))
+            self._identifier = self._root.new_identifier()
+        else:
+            self._identifier, self._began = newest.identifier, newest.began
 
     def _before(self, plan: Planned) -> EntryRecord:
         """The record of an entry before its turn comes."""
@@ -102,7 +113,7 @@ class _Release:
             plan = planner.plan(entry)  # its sources may have changed since the release began
             if not plan.is_stale:
                 return plan.record
-            if sentence := no_room(self._root, plan, self._manifest.disk_budget):
+            if sentence := no_room(self._root, plan, self._manifest.disk_budget, self._root.used_bytes()):
                 return plan.record.model_copy(update={"message": sentence})
             wanted = plan.record.model_copy(update={"version": self._identifier})
             made = make_entry(entry, wanted, folder, self._profile, quiet=self._quiet)
@@ -145,11 +156,9 @@ class _Release:
             self._say(f"{record.dataset}/{record.workflow}: failed: {record.message}")
 
     def _tell_entry(self, plan: Planned, number: int, stale: list[Planned]) -> None:
-        left = [other.seconds for other in stale[number - 1 :]]
-        known = sum(seconds for seconds in left if seconds is not None)
-        eta = f"; about {duration(known)} left" if known and None not in left else ""
+        left = duration(sum(other.seconds for other in stale[number - 1 :]))
         why = ", ".join(plan.record.reasons)
-        self._say(f"entry {number} of {len(stale)}: {plan.entry.name} ({why}){eta}")
+        self._say(f"entry {number} of {len(stale)}: {plan.entry.name} ({why}); about {left} left of the release")
 
 
 def _write_catalogue(root: Path, identifier: str) -> Path:

@@ -43,16 +43,10 @@ def open_entry(entry: Entry, folder: Path) -> Job:
     return open_comparison(entry.config, folder)
 
 
-def volumes_of(job: Job) -> dict[str, Volume]:
+def volumes_of(entry: Entry, job: Job) -> dict[str, Volume]:
     """What an entry reads, by the manifest's word for it."""
-    found: dict[str, Volume | None] = {"regions": job.regions}
-    if isinstance(job, ThicknessJob):
-        found["mask"] = job.mask
-    elif job.prediction is None:
-        found |= {"mask": job.reference, "image": job.image}
-    else:
-        found |= {"reference": job.reference, "prediction": job.prediction, "image": job.image}
-    return {role: volume for role, volume in found.items() if volume is not None}
+    words = {"reference": "mask"} if entry.workflow == "statistics" else {}
+    return {words.get(role, role): volume for role, volume in job.volumes.items()}
 
 
 def key_of(entry: Entry, job: Job) -> Key:
@@ -63,7 +57,7 @@ def key_of(entry: Entry, job: Job) -> Key:
         "algorithm version": ALGORITHM_VERSION,
         "voxel size": list(job.voxel_size.um),
         "parameters": parameters_of(entry.config),
-        "sources": {role: _source(volume) for role, volume in volumes_of(job).items()},
+        "sources": {role: _source(volume) for role, volume in volumes_of(entry, job).items()},
     }
 
 
