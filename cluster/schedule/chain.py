@@ -9,6 +9,7 @@ else: a job submits its own copy of it. It needs nodes that may submit jobs.
 from __future__ import annotations
 
 import getpass
+import shlex
 import time
 from datetime import datetime
 from pathlib import Path
@@ -50,7 +51,10 @@ export {broken}="$said"
 
 def script(task: Task) -> str:
     """The script of every job of the chain, as text."""
-    directives = [*task.directives, "--dependency=singleton", "--requeue"]
+    log = shlex.quote(str(task.logs).replace("%", "%%"))
+    directives = [
+        *task.directives, f"--output={log}/job-%j.log", "--open-mode=append", "--dependency=singleton", "--requeue",
+    ]  # fmt: skip
     anchor = (SUNDAY - datetime(1970, 1, 1)).days * 86400 + task.timing.offset  # noqa: DTZ001  as SUNDAY
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {directive}" for directive in directives),

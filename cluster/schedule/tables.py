@@ -12,9 +12,11 @@ from pathlib import Path
 
 from cluster.schedule.task import Task, call, cron_command, last_words
 from cluster.schedule.timing import Timing
-from pipeline.errors import RunError
+from pipeline.errors import InputError, RunError
 
 NO_TABLE = "no crontab for"
+UNTAKEN = re.compile(r"[\s'\"\\]")
+"""What an option in a scrontab must not hold."""
 ANSWERS = "n\n" * 8
 """To scrontab, which asks whether to edit again where it takes a line for wrong; it would ask for ever without."""
 
@@ -119,11 +121,19 @@ class ScronTable(Table):
             return call([self.program, "-e"], ANSWERS, {"VISUAL": str(editor), "EDITOR": str(editor)})
 
     def text(self, task: Task) -> str:
-        """The entry of a task: options of its job, times and command. Here % is a letter like others."""
+        """The entry of a task: options of its job, times and command. Here % is a letter like others.
+
+        Raises InputError where an option does not go through: scrontab cuts them at blanks, and knows no quotes.
+        """
         begin, end = marks(task.subject)
-        options = "".join(f"#SCRON {directive}\n" for directive in task.directives)
-        command = f"exec bash -c {shlex.quote('; '.join(task.job_lines))}" if task.job_lines[1:] else task.job_lines[0]
-        return f"{begin}{options}{task.timing.cron_fields()} {command}\n{end}"
+        if bad := next((each for each in task.directives if UNTAKEN.search(each)), None):
+            raise InputError(
+                f"scrontab takes no blanks or quotes in an option, and {bad!r} has some; write it without."
+            )
+        options = "".join(f"#SCRON {directive}\n" for directive in [*task.directives, "--output=/dev/null"])
+        job = f"bash -c {shlex.quote('; '.join(task.job_lines))}" if task.job_lines[1:] else task.job_lines[0]
+        log = f'{shlex.quote(str(task.logs))}/job-"$SLURM_JOB_ID".log'
+        return f"{begin}{options}{task.timing.cron_fields()} exec {job.removeprefix('exec ')} >>{log} 2>&1\n{end}"
 
     def where(self, task: Task) -> str:
         return f"the scrontab of {getpass.getuser()} (scrontab -l shows it)"

@@ -24,8 +24,6 @@ LONGEST_CRON_COMMAND = 990
 
 BROKEN = "VOXCALIPER_CHAIN_BROKEN"
 """The variable in which a job says why it has no successor; empty where it has one."""
-JOB_LOG = "job-%j.log"
-"""What the job itself prints; %j is its number."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Task:
 
     @property
     def directives(self) -> list[str]:
-        """Name, log and size of a job that runs it, as options of sbatch."""
+        """Name and size of a job that runs it, as options of sbatch."""
         if isinstance(self.profile, SlurmProfile):
             warning, size = warning_seconds(self.profile), driver_directives(self.profile)
         else:
@@ -81,8 +79,6 @@ class Task:
             warning, size = WARNING[1], ["--ntasks=1", f"--cpus-per-task={workers or 1}"]
         return [
             f"--job-name={task_name(self.subject)}",
-            f"--output={shlex.quote(str(self.logs).replace('%', '%%'))}/{JOB_LOG}",
-            "--open-mode=append",
             f"--signal=B:USR1@{warning}",
             *size,
             *self.options,

@@ -84,8 +84,9 @@ class Timing:
 
 
 def _steps(first: int, step: int, last: int) -> str:
+    """Every so many from the first on, one by one where that is not 0: scrontab counts the steps of a range from 0."""
     if first:
-        return f"{first}-{last}/{step}"
+        return ",".join(map(str, range(first, last + 1, step)))
     return "*" if step == 1 else f"*/{step}"
 
 

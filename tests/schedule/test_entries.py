@@ -83,11 +83,18 @@ def slurm_profile() -> SlurmProfile:
 def test_scrontab_starts_the_command_whatever_its_path(task: Tasks, tmp_path: Path, name: str) -> None:
     """SLURM writes the command into a script of /bin/sh."""
     subject = tmp_path / name / "RELEASE.toml"
-    lines = SCRONTAB.text(task(subject=subject, at="4:05")).splitlines()
+    subject.parent.mkdir()
+    lines = SCRONTAB.text(task(subject=subject, logs=subject.parent, at="4:05")).splitlines()
     fields, command = lines[-2].split(" * * * ")
     assert fields == "5 4"
-    (tmp_path / "script").write_text(f"#!/bin/sh\n{command}\n")
-    assert started("/bin/sh", str(tmp_path / "script")) == [*PLAIN, str(subject)]
+    (tmp_path / "script").write_text(f"#!/bin/sh\nSLURM_JOB_ID=7\n{command}\n")
+    assert not started("/bin/sh", str(tmp_path / "script"))
+    assert (subject.parent / "job-7.log").read_text().splitlines() == [*PLAIN, str(subject)]
+
+
+def test_scrontab_cuts_options_at_blanks(task: Tasks) -> None:
+    with pytest.raises(InputError, match="takes no blanks or quotes in an option, and '--comment=a b' has some"):
+        SCRONTAB.text(task(options=("--exclude=node[1-3]", "--comment=a b")))
 
 
 def test_an_entry_of_scrontab_asks_for_what_the_profile_says(task: Tasks, tmp_path: Path) -> None:
@@ -101,8 +108,6 @@ def test_an_entry_of_scrontab_asks_for_what_the_profile_says(task: Tasks, tmp_pa
         == f"""\
 # voxcaliper atlas /data/RELEASE.toml begin
 #SCRON --job-name={task_name(subject)}
-#SCRON --output='/data/out 1/logs'/job-%j.log
-#SCRON --open-mode=append
 #SCRON --signal=B:USR1@180
 #SCRON --partition=normal
 #SCRON --ntasks=1
@@ -110,7 +115,9 @@ def test_an_entry_of_scrontab_asks_for_what_the_profile_says(task: Tasks, tmp_pa
 #SCRON --mem=2048M
 #SCRON --time=01:00:00
 #SCRON --qos=long
-0 */6 * * * exec bash -c 'echo ready; exec python3 -P -m workflows.cli atlas unattended /data/RELEASE.toml'
+#SCRON --output=/dev/null
+0 */6 * * * exec bash -c 'echo ready; exec python3 -P -m workflows.cli atlas unattended /data/RELEASE.toml'\
+ >>'/data/out 1/logs'/job-"$SLURM_JOB_ID".log 2>&1
 # voxcaliper atlas /data/RELEASE.toml end
 """
     )
