@@ -6,7 +6,6 @@ import getpass
 import os
 import re
 import shlex
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from cluster.schedule.timing import Timing
 from pipeline.errors import InputError, RunError
 
 NO_TABLE = "no crontab for"
+NO_EDITOR = {"VISUAL": "false", "EDITOR": "false"}
 UNTAKEN = re.compile(r"[\s'\"\\]")
 """What an option in a scrontab must not hold."""
-ANSWERS = "n\n" * 8
-"""To scrontab, which asks whether to edit again where it takes a line for wrong; it would ask for ever without."""
 
 
 def marks(subject: Path) -> tuple[str, str]:
@@ -71,12 +69,11 @@ class Table:
 
     def write(self, table: str) -> None:
         """Put a table in place of the one there is. Raises RunError, with the old one in place, where it is refused."""
-        code, out, err = self._put(table) if table else call([self.program, "-r"])
+        # The first versions of scrontab start an editor all the same, which then fails at once.
+        code, out, err = call([self.program, "-"], table, NO_EDITOR) if table else call([self.program, "-r"])
         if code or self.read() != table:
-            raise RunError(f"{self.program} does not take the entry: {last_words(code, out, err)}.")
-
-    def _put(self, table: str) -> tuple[int, str, str]:
-        return call([self.program, "-"], table)
+            said = "; ".join(line.strip().rstrip(".:") for line in f"{out}{err}".splitlines() if line.strip())
+            raise RunError(f"{self.program} does not take the entry: {said or f'exit code {code}'}.")
 
     def refuses(self, timing: Timing) -> None:
         """Raises InputError where it cannot start something at these times."""
@@ -110,15 +107,6 @@ class Table:
 
 class ScronTable(Table):
     """The table that SLURM keeps, whose entries are jobs."""
-
-    def _put(self, table: str) -> tuple[int, str, str]:
-        # Every version of scrontab takes a table from an editor; from a file only the newer ones.
-        with tempfile.TemporaryDirectory() as folder:
-            text, editor = Path(folder, "table"), Path(folder, "editor")
-            text.write_bytes(table.encode("utf-8", "surrogateescape"))
-            editor.write_text('#!/bin/sh\nexec cp "${0%/*}/table" "$1"\n', encoding="utf-8")
-            editor.chmod(0o700)
-            return call([self.program, "-e"], ANSWERS, {"VISUAL": str(editor), "EDITOR": str(editor)})
 
     def text(self, task: Task) -> str:
         """The entry of a task: options of its job, times and command. Here % is a letter like others.

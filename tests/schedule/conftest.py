@@ -46,19 +46,19 @@ esac
 """
 SCRONTAB = """\
 #!/bin/sh
-# As SLURM's: it starts an editor, and asks when it does not take a line; "n" ends it with 0 and changes nothing.
+# As SLURM's: a table from standard input; options are cut at blanks.
 [ -z "$SCRON_OFF" ] || { echo "scrontab: fatal: scrontab is disabled on this cluster" >&2; exit 1; }
 case "$1" in
 -l) [ -e "{store}" ] || { echo "no crontab for $(id -un)"; exit 1; }; cat "{store}";;
 -r) rm "{store}";;
--e) [ -e "{store}" ] && cp "{store}" "{store}.new" || echo "# an example" >"{store}.new"
-    "$VISUAL" "{store}.new" || exit 1
-    if grep -q nowhere "{store}.new"; then
-        while :; do
-            echo "There was an issue with the job submission. Retry? (y/n)"; read -r a; [ "$a" = n ] && exit 0
-        done
-    fi
-    mv "{store}.new" "{store}";;
+-) cat >"{store}.new"
+   if grep -q '^#SCRON .* ' "{store}.new"; then echo "There are errors in your crontab."; exit 1; fi
+   if grep -q nowhere "{store}.new"; then
+       printf '%s\n' "There was an issue with the job submission on lines 5-9" \
+           "The error code return was: Invalid partition name specified" "The error message was: (null)"
+       exit 1
+   fi
+   mv "{store}.new" "{store}";;
 *) exit 2;;
 esac
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -116,6 +117,20 @@ def test_a_release_runs_again_and_again(chain: Chain) -> None:
     assert chain.schedule("--remove").out == "removed from sbatch\n"
     assert not chain.jobs()
     assert "has no schedule here" in chain.schedule().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("scrontab") is None, reason="needs scrontab, which Debian's package leaves out")
+def test_scrontab_runs_a_release(chain: Chain) -> None:
+    """Its shortest interval is a minute."""
+    scrontab = ("--every", "1m", "--on", "scrontab", "--sbatch=--partition=work")
+    assert "installed in the scrontab of " in chain.schedule(*scrontab, "--install").err
+    assert chain.schedule().out.startswith(f"# scrontab\n# voxcaliper atlas {chain.manifest} begin\n#SCRON --job-name")
+    for count in range(1, 4):
+        chain.slurm.wait_until(lambda: len(chain.ended()) >= count, f"run {count}", 120)  # noqa: B023
+    assert outcomes(chain.ended())[:3] == [(0, 2, 0), (0, 0, 2), (0, 0, 2)]
+    assert chain.schedule("--remove").out == "removed from scrontab\n"
+    chain.slurm.wait_until(lambda: not chain.jobs(), "an empty queue")
 
 
 def test_the_chain_survives_runs_that_fail_until_it_is_cancelled(chain: Chain) -> None:
