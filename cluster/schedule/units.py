@@ -9,7 +9,6 @@ from pathlib import Path
 from cluster.schedule.task import Task, call, last_words, systemd_command, systemd_environment, task_name
 from cluster.schedule.timing import Timing
 from pipeline.errors import InputError, RunError, StorageError
-from pipeline.files import whole_file
 
 SERVICE = """\
 [Unit]
@@ -66,8 +65,9 @@ class Units:
         for name, text in units(task).items():
             path = folder() / name
             try:
-                with whole_file(path) as file:
-                    file.write(text.encode("utf-8", "surrogateescape"))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.with_suffix(".new").write_bytes(text.encode("utf-8", "surrogateescape"))
+                path.with_suffix(".new").replace(path)
             except OSError as error:
                 raise StorageError(f"{path} cannot be written: {error.strerror}; mend it, then try again.") from error
         _systemctl("daemon-reload")
