@@ -14,9 +14,11 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from cluster.profile import SlurmProfile
 from cluster.schedule.task import BROKEN, Task, call, last_words, task_name
 from cluster.schedule.timing import SUNDAY, Timing
 from cluster.slurm import cancel_jobs
+from cluster.submit import WARNING, warning_seconds
 from pipeline.errors import RunError
 
 PAUSES = (0, 10, 30, 120)
@@ -52,9 +54,15 @@ export {broken}="$said"
 def script(task: Task) -> str:
     """The script of every job of the chain, as text."""
     log = shlex.quote(str(task.logs).replace("%", "%%"))
+    warning = warning_seconds(task.profile) if isinstance(task.profile, SlurmProfile) else WARNING[1]
     directives = [
-        *task.directives, f"--output={log}/job-%j.log", "--open-mode=append", "--dependency=singleton", "--requeue",
-    ]  # fmt: skip
+        *task.directives,
+        f"--signal=B:USR1@{warning}",
+        f"--output={log}/job-%j.log",
+        "--open-mode=append",
+        "--dependency=singleton",
+        "--requeue",
+    ]
     anchor = (SUNDAY - datetime(1970, 1, 1)).days * 86400 + task.timing.offset  # noqa: DTZ001  as SUNDAY
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {directive}" for directive in directives),
@@ -86,11 +94,12 @@ class Chain:
 
         Raises RunError where SLURM does not take it.
         """
-        begin = task.timing.upcoming().strftime(TIME)
-        waiting = [number for number, (state, _) in _jobs(task_name(task.subject)).items() if state == "PENDING"]
+        name, begin = task_name(task.subject), task.timing.upcoming().strftime(TIME)
         code, out, err = call(["sbatch", "--parsable", f"--begin={begin}"], script(task))
         if code:
             raise RunError(f"sbatch does not take the job: {last_words(code, out, err)}; change the profile.")
+        submitted = out.strip().partition(";")[0]  # the cluster follows where there are several
+        waiting = [number for number, (state, _) in _jobs(name).items() if state == "PENDING" and number != submitted]
         if waiting:
             call(["scancel", *waiting])
 

@@ -111,6 +111,7 @@ class ScronTable(Table):
     def text(self, task: Task) -> str:
         """The entry of a task: options of its job, times and command. Here % is a letter like others.
 
+        SLURM ends the job with SIGTERM at its walltime; it cannot be told before, as the jobs of a chain are.
         Raises InputError where an option does not go through: scrontab cuts them at blanks, and knows no quotes.
         """
         begin, end = marks(task.subject)

@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster.profile import LocalProfile, Profile, SlurmProfile
 from cluster.schedule.timing import Timing
 from cluster.slurm import COMMAND_SECONDS, name_of
-from cluster.submit import WARNING, driver_directives, warning_seconds
+from cluster.submit import driver_directives
 from pipeline.errors import InputError, RunError
 
 USUAL_PATH = ("/usr/bin", "/bin")
@@ -73,16 +73,11 @@ class Task:
     def directives(self) -> list[str]:
         """Name and size of a job that runs it, as options of sbatch."""
         if isinstance(self.profile, SlurmProfile):
-            warning, size = warning_seconds(self.profile), driver_directives(self.profile)
+            size = driver_directives(self.profile)
         else:
             workers = self.profile.workers if isinstance(self.profile, LocalProfile) else None
-            warning, size = WARNING[1], ["--ntasks=1", f"--cpus-per-task={workers or 1}"]
-        return [
-            f"--job-name={task_name(self.subject)}",
-            f"--signal=B:USR1@{warning}",
-            *size,
-            *self.options,
-        ]
+            size = ["--ntasks=1", f"--cpus-per-task={workers or 1}"]
+        return [f"--job-name={task_name(self.subject)}", *size, *self.options]
 
 
 def task_name(subject: Path) -> str:

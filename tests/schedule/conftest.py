@@ -52,7 +52,9 @@ case "$1" in
 -l) [ -e "{store}" ] || { echo "no crontab for $(id -un)"; exit 1; }; cat "{store}";;
 -r) rm "{store}";;
 -) cat >"{store}.new"
-   if grep -q '^#SCRON .* ' "{store}.new"; then echo "There are errors in your crontab."; exit 1; fi
+   if grep -q -e '^#SCRON .*[[:blank:]\\"]' -e "^#SCRON .*'" -e '^#SCRON --signal=B' "{store}.new"; then
+       echo "There are errors in your crontab."; exit 1
+   fi
    if grep -q nowhere "{store}.new"; then
        printf '%s\n' "There was an issue with the job submission on lines 5-9" \
            "The error code return was: Invalid partition name specified" "The error message was: (null)"

@@ -108,7 +108,6 @@ def test_an_entry_of_scrontab_asks_for_what_the_profile_says(task: Tasks, tmp_pa
         == f"""\
 # voxcaliper atlas /data/RELEASE.toml begin
 #SCRON --job-name={task_name(subject)}
-#SCRON --signal=B:USR1@180
 #SCRON --partition=normal
 #SCRON --ntasks=1
 #SCRON --cpus-per-task=1

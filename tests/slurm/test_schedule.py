@@ -17,6 +17,7 @@ import zarr
 
 from cluster.schedule.task import task_name
 from tests.slurm.controller import Job, Slurm
+from tests.slurm.runs import Profile
 from tests.workflows.conftest import noise, store
 from tests.workflows.runs import Finished, voxcaliper
 
@@ -121,10 +122,11 @@ def test_a_release_runs_again_and_again(chain: Chain) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("scrontab") is None, reason="needs scrontab, which Debian's package leaves out")
-def test_scrontab_runs_a_release(chain: Chain) -> None:
+def test_scrontab_runs_a_release(chain: Chain, profile: Profile) -> None:
     """Its shortest interval is a minute."""
-    scrontab = ("--every", "1m", "--on", "scrontab", "--sbatch=--partition=work")
-    assert "installed in the scrontab of " in chain.schedule(*scrontab, "--install").err
+    profile.write(jobs=1, setup=[f"export PYTHONPATH={os.environ['PYTHONPATH']}"], driver={"memory": "500 MiB"})
+    (chain.manifest.parent / "local.toml").write_text(profile.path.read_text())
+    chain.schedule("--every", "1m", "--on", "scrontab", "--install")
     assert chain.schedule().out.startswith(f"# scrontab\n# voxcaliper atlas {chain.manifest} begin\n#SCRON --job-name")
     for count in range(1, 4):
         chain.slurm.wait_until(lambda: len(chain.ended()) >= count, f"run {count}", 120)  # noqa: B023
