@@ -94,6 +94,10 @@ def test_only_what_changed_is_made_again(atlas: Atlas) -> None:
             assert left == files, f"{name} was touched"
     assert not (atlas.entry("lost/statistics") / "work").exists()
 
+    assert atlas.run().code == 1
+    assert {name for name, outcome in atlas.outcomes().items() if outcome == "failed"} == set(bad), "tried again"
+    assert "made" not in atlas.outcomes().values()
+
     atlas.volume("lost.away").rename(atlas.volume("lost"))
     path = chunks(atlas.volume("corrupt"))[2]
     path.write_bytes(whole[0])
@@ -137,6 +141,7 @@ def test_entries_that_exceed_the_budget_wait_and_others_go_on(atlas: Atlas) -> N
     atlas.add("large", labels(1, (64, 64, 96)))
     atlas.add("small", labels(2), workflows=["statistics"])
     atlas.head["disk_budget"] = "1 MiB"
+    assert "waits: It may take 2.1 MiB more" in atlas.plan().out
     done = atlas.run()
     assert done.code == 0
     assert atlas.outcomes() == {"large/thickness": "waiting", "small/statistics": "made"}
@@ -193,3 +198,23 @@ def test_workers_that_nobody_finds_are_no_fault_of_the_entries(atlas: Atlas, mon
     atlas.profile = 'kind = "scheduler"\naddress = "tcp://127.0.0.1:9"\n'
     assert "127.0.0.1:9" in atlas.run().failure()
     assert not (atlas.root / "releases").exists()
+
+
+def test_a_plan_knows_the_pace_of_earlier_versions(atlas: Atlas) -> None:
+    """Of those that took a while: others measure how soon workers start."""
+    atlas.add("one", labels(1), workflows=["statistics"])
+    atlas.add("other", labels(2, (64, 72, 80)), workflows=["statistics"])
+
+    def seconds() -> list[float]:
+        done = atlas.call("atlas", "plan", atlas.write(), "--json")
+        return [entry["seconds"] for entry in json.loads(done.out)]
+
+    assert max(seconds()) < 6
+    assert atlas.run().code == 0
+    atlas.defaults["labels"] = [1]
+    assert max(seconds()) < 6
+    record = atlas.entry("one/statistics") / "current" / "entry.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "seconds": 600}))
+    assert seconds() == [605, 5 + 8 * 600]
+    del atlas.datasets["other"]
+    assert "others      1 entries of earlier releases are not in the manifest; they stay" in atlas.plan().out

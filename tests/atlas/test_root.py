@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import threading
 from pathlib import Path
+
+import pytest
 
 from tests.atlas.releases import Atlas, labels
 from tests.workflows.conftest import Command
@@ -82,6 +85,7 @@ def test_what_a_kill_left_is_finished_or_removed(here: Command, scheduler: str, 
     for left in (entry / "versions" / "0000.abc.partial", entry / "work.abc.partial", entry / "current.abc.partial"):
         left.mkdir()
         (left / "file").write_text("half")
+    (atlas.root / "latest" / "release.json.abc.partial").write_text("half")
     gone = atlas.root / "entries" / "no-more" / "thickness" / "work"
     gone.mkdir(parents=True)
     assert atlas.run().code == 0
@@ -99,3 +103,18 @@ def test_identifiers_go_on_when_the_clock_goes_back(tmp_path: Path) -> None:
     assert second > first
     (tmp_path / "releases" / "2999-01-01T000000Z").mkdir()
     assert root.new_identifier() == "2999-01-01T000001Z"
+
+
+def test_a_file_system_without_locks_is_refused(
+    here: Command, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+    atlas.add("one", labels(1), workflows=["statistics"])
+
+    def flock(_file: object, _how: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    sentence = atlas.run().failure()
+    assert f"The file system of {atlas.root / 'lock'} has no locks (Operation not supported)" in sentence
+    assert "choose a place on another one, or have it mounted with flock." in sentence

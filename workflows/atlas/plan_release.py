@@ -28,6 +28,10 @@ from workflows.run_comparison import task_counts
 
 AT_ONCE = 16
 """Entries that are planned at a time."""
+STARTING_SECONDS = 5.0
+"""What a run takes beside its voxels: workers that start, results that are written."""
+TELLING_SECONDS = 60.0
+"""Shorter runs tell how long workers take to start, and nothing of the pace."""
 THICKNESS_STAGES = ("mask", "distance-y", "distance-z", "centres", "thickness")
 """What the cost of a voxel was measured on."""
 
@@ -123,9 +127,9 @@ class Planner:
     def _seconds(self, entry: Entry, voxels: int, blocks: int, stages: Sequence[str], workers: Workers) -> float:
         """By the pace of the versions in the root; until there are some, by that of the benchmarks on CPUs."""
         if entry.workflow in self._paces:
-            return voxels * self._paces[entry.workflow]
+            return STARTING_SECONDS + voxels * self._paces[entry.workflow]
         share = sum(map(usual, stages)) / sum(map(usual, THICKNESS_STAGES))
-        return cpu_hours(voxels, blocks) * 3600 * share / workers.threads
+        return STARTING_SECONDS + cpu_hours(voxels, blocks) * 3600 * share / workers.threads
 
 
 def standing(entry: Entry, folder: EntryFolder) -> EntryRecord:
@@ -154,12 +158,12 @@ def failed(record: EntryRecord, error: BaseException) -> EntryRecord:
 
 
 def paces(root: Root) -> dict[str, float]:
-    """Workflow -> seconds a voxel took, over the versions that readers see."""
+    """Workflow -> seconds a voxel took, over the versions that readers see and that took a while."""
     seconds: dict[str, float] = {}
     voxels: dict[str, int] = {}
     for folder in root.entries():
         shown = folder.current()
-        if shown is None:
+        if shown is None or shown.seconds < TELLING_SECONDS:
             continue
         shape = next((source["array metadata"]["shape"] for source in shown.key.get("sources", {}).values()), None)
         if shape is not None:

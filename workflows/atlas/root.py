@@ -184,7 +184,8 @@ class Root:
             folder.mend()
             if folder.path not in keep and folder.work.path.exists():
                 folder.clear_work()
-        for parent in (self.path, self.path / "releases"):
+        releases = self.path / "releases"
+        for parent in (self.path, releases, *(releases / identifier for identifier in self.releases())):
             for name in _names(parent):
                 if name.endswith(PARTIAL):
                     _remove(parent / name)
