@@ -31,7 +31,8 @@ from workflows.atlas.run_logs import LastRun, RunLogs
 from workflows.atlas.unattended import run_unattended
 from workflows.lock import BUSY
 
-TELL = ["sh", "-c", 'cat >>told; env | grep ^VOXCALIPER_ | sort >>told; echo "I told"; exit 7']
+VARIABLES = "^VOXCALIPER_(EXIT|LOG|RELEASE|SUMMARY)="
+TELL = ["sh", "-c", f'cat >>told; env | grep -E "{VARIABLES}" | sort >>told; echo "I told"; exit 7']
 Stub = Callable[[str], None]
 
 
