@@ -290,6 +290,18 @@ def test_options_that_do_not_go_together(atlas: Atlas, options: list[str], sente
     assert sentence in atlas.call("atlas", "schedule", atlas.manifest, *options).failure()
 
 
+def test_a_run_without_a_log_makes_no_older_one_look_killed(atlas: Atlas, stub: Stub) -> None:
+    stub("")
+    run_unattended(atlas.manifest)
+    assert logs(atlas).killed() is None
+    logs(atlas).write_last(last(atlas).model_copy(update={"log": None, "began": datetime.now().astimezone()}))
+    assert logs(atlas).killed() is None
+    atlas.root.rename(atlas.root.with_name("moved"))
+    assert RunLogs(atlas.root.with_name("moved") / "logs").killed() is None
+    (atlas.root.with_name("moved") / "logs" / "2999-01-01T000000-1.log").touch()
+    assert RunLogs(atlas.root.with_name("moved") / "logs").killed() is not None
+
+
 def test_last_json_says_what_programs_need(atlas: Atlas, stub: Stub) -> None:
     stub("")
     run_unattended(atlas.manifest)

@@ -24,6 +24,7 @@ from pipeline.files import write_json, write_whole
 from workflows.lock import locked
 
 KEPT = 60
+LOG_TIME = "%Y-%m-%dT%H%M%S"
 MOST_SKIPPED = 1000
 QUOTED_BYTES = 8192
 PROGRAM = "voxcaliper: "
@@ -75,7 +76,7 @@ class RunLogs:
 
     def new_log(self, began: datetime) -> Path:
         """Where a run that begins says what it does."""
-        return self.path / f"{began:%Y-%m-%dT%H%M%S}-{os.getpid()}.log"
+        return self.path / f"{began:{LOG_TIME}}-{os.getpid()}.log"
 
     def logs(self) -> list[Path]:
         """What runs said, the oldest first."""
@@ -91,7 +92,11 @@ class RunLogs:
     def killed(self) -> Path | None:
         """The log of a run that ended without a word, if the last one did; for who has the lock and no log yet."""
         logs, last = self.logs(), self.last()
-        return logs[-1] if logs and (last is None or last.log != str(logs[-1])) else None
+        if not logs or last is None:
+            return logs[-1] if logs else None
+        # The last one may have had no room for a log.
+        later = logs[-1].name > f"{last.began:{LOG_TIME}}" and logs[-1].name != Path(last.log or "").name
+        return logs[-1] if later else None
 
     def write_last(self, last: LastRun) -> None:
         """Say how a run ended. Raises StorageError."""

@@ -18,7 +18,9 @@ EveryOption = Annotated[
 ]
 AtOption = Annotated[
     str | None,
-    typer.Option("--at", metavar="[DAY ]HH:MM", help="One of its times, by the clock here; default: 02:30, sundays."),
+    typer.Option(
+        "--at", metavar="[DAY ]HH:MM", help="One of its times; default: 02:30 (1w: sun 02:30), under 1d 00:00."
+    ),
 ]
 
 
