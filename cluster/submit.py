@@ -36,33 +36,47 @@ def profile_copy(profile: SlurmProfile, run: Path) -> Path:
     return jobs_folder(profile, run) / "profile.toml"
 
 
-def driver_script(profile: SlurmProfile, run: Path) -> str:
-    """The script of the driver of a run, as text. run : the absolute folder of the run."""
+def driver_directives(profile: SlurmProfile) -> list[str]:
+    """What a job that drives runs with this profile asks for, as options of sbatch: where, how much, and how long."""
     driver, steps = profile.driver, profile.workers_as == "steps"
-    walltime = profile.walltime if steps else driver.walltime or profile.walltime
-    share, longest = WARNING
-    warning = math.ceil(min(walltime_seconds(walltime) * share, longest))
     partition = profile.partition if steps else driver.partition or profile.partition
     account = profile.account if steps else driver.account or profile.account
-    log = jobs_folder(profile, run) / "%x-%j.log"
     if steps:  # one share for each task, every one with room for the driver, who sits beside the first
         memory = math.ceil((profile.memory + driver.memory) / profile.cores / 2**20)
         size = [f"--ntasks={profile.jobs}", f"--cpus-per-task={profile.cores}", f"--mem-per-cpu={memory}M"]
         size += [f"--gpus-per-task={profile.gpus}"] if profile.gpus else []
     else:
         size = ["--ntasks=1", f"--cpus-per-task={driver.cores}", f"--mem={math.ceil(driver.memory / 2**20)}M"]
+    return [
+        *([f"--partition={partition}"] if partition else []),
+        *([f"--account={account}"] if account else []),
+        *size,
+        f"--time={_driver_walltime(profile)}",
+        *(profile.directives if steps else ()),
+        *driver.directives,
+    ]
+
+
+def warning_seconds(profile: SlurmProfile) -> int:
+    """So long before its walltime such a job is told."""
+    share, longest = WARNING
+    return math.ceil(min(walltime_seconds(_driver_walltime(profile)) * share, longest))
+
+
+def _driver_walltime(profile: SlurmProfile) -> str:
+    return profile.walltime if profile.workers_as == "steps" else profile.driver.walltime or profile.walltime
+
+
+def driver_script(profile: SlurmProfile, run: Path) -> str:
+    """The script of the driver of a run, as text. run : the absolute folder of the run."""
+    log = jobs_folder(profile, run) / "%x-%j.log"
     directives = [
         f"--job-name={driver_name(run)}",
         f"--output={shlex.quote(str(log))}",
         "--open-mode=append",
         "--requeue",
-        f"--signal=B:USR1@{warning}",
-        *([f"--partition={partition}"] if partition else []),
-        *([f"--account={account}"] if account else []),
-        *size,
-        f"--time={walltime}",
-        *(profile.directives if steps else ()),
-        *driver.directives,
+        f"--signal=B:USR1@{warning_seconds(profile)}",
+        *driver_directives(profile),
     ]
     python = profile.python or shlex.quote(sys.executable)
     command = ["resume", str(run), "--profile", str(profile_copy(profile, run)), "--requeue"]

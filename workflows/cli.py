@@ -21,6 +21,7 @@ from workflows import cluster_commands, comparison_commands
 from workflows.atlas.commands import atlas
 from workflows.atlas.inventory_command import inventory
 from workflows.config import ThicknessConfig
+from workflows.lock import BUSY, LockedError
 from workflows.options import (
     BlockOption,
     BorderOption,
@@ -311,13 +312,16 @@ def voxcaliper(
 
 
 def main() -> None:
-    """Run the command line. Exit code 0 only when everything asked for is on disk; 1 with one sentence otherwise."""
+    """Run the command line. Exit code 0 only when everything asked for is on disk; otherwise 1 with one sentence.
+
+    BUSY instead of 1 where another process is at work on the same folder.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends a batch job is to end in order, too
     try:
         app()
     except VoxcaliperError as error:
         print(f"voxcaliper: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(BUSY if isinstance(error, LockedError) else 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(

@@ -19,6 +19,8 @@ from pipeline.errors import RunError, StorageError
 TRIES, SECONDS_BETWEEN_TRIES = 3, 0.05
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 """What flock says on file systems without locks."""
+BUSY = 75
+"""The exit code of a command that finds another process at work; sysexits.h calls it EX_TEMPFAIL."""
 
 
 class LockedError(RunError):

@@ -63,6 +63,16 @@ def volume(um3: float) -> str:
     return f"{significant(um3)}{THIN}µm³"
 
 
+def size(count: int | None) -> str:
+    """Bytes with the unit that keeps the number short."""
+    if count is None:
+        return MISSING
+    for unit, each in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= each:
+            return f"{significant(count / each, 3)}{THIN}{unit}"
+    return f"{count}{THIN}bytes"
+
+
 def duration(seconds: float) -> str:
     """Seconds, or minutes and hours where there are many."""
     if seconds < 100:

@@ -33,6 +33,7 @@ def _environment() -> Environment:
         "plus_minus": numbers.plus_minus,
         "signed": numbers.signed,
         "significant": numbers.significant,
+        "size": numbers.size,
         "volume": numbers.volume,
     }
     return environment

@@ -56,6 +56,7 @@ SlurmctldTimeout=10
 InactiveLimit=0
 ReturnToService=2
 RebootProgram=/bin/true
+ScronParameters=enable
 {nodes}
 PartitionName=work Nodes=ALL Default=YES MaxTime=1:00:00 PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=1:00:00 PriorityTier=10
@@ -101,9 +102,11 @@ class Slurm:
         found = [Job(*line.split("|")) for line in listing.splitlines() if line.count("|") == 4]
         return [job for job in found if job.name.startswith(name)]
 
-    def wait_until(self, condition: Callable[[], object], what: str = "it") -> None:
+    def wait_until(
+        self, condition: Callable[[], object], what: str = "it", seconds: float = TIMEOUT_SECONDS
+    ) -> None:  # fmt: skip
         """Wait for something to happen."""
-        limit = time.monotonic() + TIMEOUT_SECONDS
+        limit = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < limit, f"{what} never happened: {self.jobs(states='all')}"
             time.sleep(0.1)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from workflows import cluster_commands
+from workflows.atlas import schedule_commands
 from workflows.atlas.manifest import EXAMPLE, read_manifest
 from workflows.atlas.report_command import report
 from workflows.options import ProfileOption, QuietOption, SchedulerOption, UnencryptedOption, WorkersOption, profile_of
@@ -17,6 +18,8 @@ from workflows.progress import duration
 
 atlas = typer.Typer(help="Releases: many data sets, redone only where something changed.", no_args_is_help=True)
 atlas.command()(report)
+atlas.command()(schedule_commands.schedule)
+atlas.command()(schedule_commands.unattended)
 
 ManifestArgument = Annotated[Path, typer.Argument(metavar="RELEASE.toml", help="See `voxcaliper atlas example`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]

@@ -1,0 +1,1 @@
+"""Schedules: when, where, as which text, and what an unattended run leaves behind."""
