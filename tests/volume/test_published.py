@@ -9,6 +9,8 @@ import contextlib
 import gzip
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,6 +280,29 @@ def test_a_small_box_of_a_large_shard_moves_few_bytes(tmp_path: Path) -> None:
         shard = (tmp_path / "large.ome.zarr" / volume.object_key((0, 0, 0))).stat().st_size
         assert server.sent < 32**3 * 2 * 1.2  # a chunk and the index of the shard
         assert server.sent < shard / 200
+
+
+def test_chunks_of_a_shard_are_asked_for_together(tmp_path: Path) -> None:
+    write_stack_to_chunk(tmp_path / "s.ome.zarr", grey((16, 128, 32)), chunk=16, slices=16)
+    with web_server(tmp_path) as server:
+        volume = open_volume(f"{server.url}/s.ome.zarr", level=LEVEL)
+        shard = volume.object_key((0, 0, 0))
+        at_once, most = [0], [0]
+        plain, lock = server.answer, threading.Lock()
+
+        def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+            with lock:
+                at_once[0] += path.endswith(shard)
+                most[0] = max(most[0], at_once[0])
+            time.sleep(0.1)
+            with lock:
+                at_once[0] -= path.endswith(shard)
+            return plain(method, path, headers, body)
+
+        server.answer = answer
+        box = Box((1, 3, 2), (16, 125, 20))
+        np.testing.assert_array_equal(volume.read(box), grey((16, 128, 32))[box.slices])
+        assert most[0] >= 4
 
 
 @pytest.mark.parametrize("where", ["local", "http"])
