@@ -7,9 +7,11 @@ what is not for us, or cannot be read, is a StorageError.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -33,6 +35,7 @@ T = TypeVar("T")
 
 AT_ONCE = 64
 """Requests in flight where many objects are asked for."""
+LISTS_AT_ONCE = 8
 PAGE = 1000
 """Objects in one answer of a listing."""
 
@@ -107,6 +110,24 @@ class Store(ABC):
         Raises InputError where the store cannot list, RefusedError where it does not let us.
         """
         return self._list(prefix.strip("/"))
+
+    def list_array(self, folder: str, counts: Sequence[int]) -> Iterator[tuple[str, ObjectStat]]:
+        """As `list`, of a folder with the objects of an array.
+
+        counts : objects along each stored axis. Of many objects far away, which lie in folders that are named by their
+        first index, some folders are listed at a time; what these hold is what lies in memory.
+        """
+        many = "://" in self.location and math.prod(counts) > LISTS_AT_ONCE * PAGE
+        parts = [f"{folder}/{number}".lstrip("/") for number in range(counts[0])] if many else []
+        found = False
+        with ThreadPoolExecutor(LISTS_AT_ONCE) as threads:
+            for first in range(0, len(parts), LISTS_AT_ONCE):
+                held = threads.map(lambda part: [*self.list(part)], parts[first : first + LISTS_AT_ONCE])
+                for objects in held:
+                    found = found or bool(objects)
+                    yield from objects
+        if not found:  # few, or with keys like 0.0.0
+            yield from self.list(folder)
 
     def address(self, key: str) -> str:
         """Where an object lies, for messages."""

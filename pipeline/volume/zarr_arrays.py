@@ -85,7 +85,9 @@ class ZarrArray:
             index = object_index(own.removeprefix("c/").removeprefix("c."), counts)
             return index is not None and array.metadata.encode_chunk_key(index) == own
 
-        return ((key, stat) for key, stat in store.list(self.array_path) if is_object(key))
+        inside = "c" if array.metadata.encode_chunk_key((0,) * len(counts)).startswith("c/") else ""
+        top = "/".join(filter(None, (self.array_path, inside)))
+        return ((key, stat) for key, stat in store.list_array(top, counts) if is_object(key))
 
     def _open(self) -> zarr.Array[Any]:
         return _open_array(self.location, self.array_path, self.metadata_sha256)
