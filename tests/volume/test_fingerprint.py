@@ -142,7 +142,7 @@ def test_folders_of_large_arrays_are_listed_together(
         volume = open_volume(bucket.upload(tmp_path / "a.zarr", "a.zarr"))
         plain = fingerprint(volume)
         assert plain.objects == 11 * 3 * 2
-        monkeypatch.setattr("pipeline.volume.stores.PAGE", 4)
+        monkeypatch.setattr("pipeline.volume.stored_objects.PAGE", 4)
         bucket.server.clear()
         assert fingerprint(volume) == plain
         lists = [request for request in bucket.server.requests if request.path == bucket.name]
