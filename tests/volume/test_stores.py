@@ -119,7 +119,10 @@ def test_what_passes_is_tried_again(web: Server, pauses: list[float], fault: Fau
     assert store.get("a.bin") == CONTENT["a.bin"]
     assert store.get("a.bin", 5, 50) == CONTENT["a.bin"][5:50]
     assert len([request for request in web.requests if request.path == "a.bin"]) == tries + 2
-    assert len(pauses) == tries // 3
+    if fault == "drop":  # of a connection that it used before, the client itself tries again
+        assert len(pauses) <= tries // 3
+    else:
+        assert len(pauses) == tries // 3
 
 
 def test_listing_goes_on_where_it_was_cut(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
