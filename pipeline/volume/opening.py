@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pipeline.errors import InputError
+from pipeline.volume.files import is_file, open_file
+from pipeline.volume.slices import is_stack, open_stack
 from pipeline.volume.stores import Store, absolute_location, open_store
 from pipeline.volume.volumes import Position, Volume
 from pipeline.volume.zarr_arrays import is_zarr, listing, open_zarr
@@ -25,15 +27,20 @@ class Format(NamedTuple):
     opens: Callable[[str, int, Position | None], Volume]
 
 
-FORMATS = (Format("Zarr", is_zarr, open_zarr),)
+FORMATS = (
+    Format("a file (.tif, .nii, .nii.gz, .npy)", is_file, open_file),
+    Format("a Zarr array or image", is_zarr, open_zarr),
+    Format("a folder of slices (TIFF or JPEG 2000)", is_stack, open_stack),
+)
 """In the order in which they are tried."""
 
 
 def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None = None) -> Volume:
-    """Open an OME-Zarr image, one array of it, a bare Zarr array or an N5 data set; voxels are not read.
+    """Open an OME-Zarr image, one array of it, a bare Zarr array, a file or a folder of slices; voxels are not read.
 
     location : path or URL (pipeline.volume.stores) of an image group, of an array in it (x.ome.zarr/1: then level must
-        stay 0), or of a bare array. Axes are z, y, x in any stored order (named by the metadata, else z, y, x); other
+        stay 0), of a bare array, of a .tif, .nii, .nii.gz or .npy file, or of a folder of TIFF or JPEG 2000 slices in
+        the natural order of their names. Axes are z, y, x in any stored order (named by the metadata, else z, y, x); other
         axes must have length 1 and are left out.
     level : step of the pyramid.
     voxel_size_um : spacing (z, y, x) of the array that is opened; it goes before the metadata.
@@ -51,17 +58,13 @@ def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None
 
 
 def _nothing_there(location: str) -> str:
-    names = " or ".join(form.name for form in FORMATS)
+    names = "; a volume is " + ", or ".join(form.name for form in FORMATS)
     if "://" in location:
-        return f"{location} holds no volume ({names}); check the address."
+        return f"{location} holds no volume{names}: check the address."
     if os.path.isdir(location):
-        held = sorted(os.listdir(location))
-        return (
-            f"{location} is a folder without Zarr metadata (it holds {listing(held)}); give a Zarr volume,"
-            " or make one with: voxcaliper convert SOURCE TARGET.ome.zarr"
-        )
+        return f"{location} is a folder without a volume (it holds {listing(sorted(os.listdir(location)))}){names}."
     if os.path.exists(location):
-        return f"{location} is a file, not a Zarr volume; make one with: voxcaliper convert {location} TARGET.ome.zarr"
+        return f"{location} is a file of no known kind{names}."
     folder = os.path.dirname(location)
     while folder and not os.path.isdir(folder):
         folder = os.path.dirname(folder)

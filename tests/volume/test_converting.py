@@ -20,7 +20,6 @@ from ome_zarr_models.v05.image import Image
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Index, VoxelSize
 from pipeline.volume.opening import open_volume
-from pipeline.volume.sources import open_source
 from pipeline.volume.writing import reduce_by_two
 from tests.volume.stores import grey, shared, write_ome_zarr
 from workflows.convert_volume import convert, convert_bytes, default_block_shape, describe_volume
@@ -78,8 +77,8 @@ def test_every_source(tmp_path: Path, kind: str, dtype: str) -> None:
     else:
         nib.save(nifti(voxels.T, np.diag([0.7, 0.7, 3.0, 1.0])), source)
     expected_dtype = np.dtype(dtype).newbyteorder("=")
-    opened = open_source(str(source))
-    assert (opened.shape, opened.dtype) == (voxels.shape, expected_dtype)
+    opened = open_volume(str(source))
+    assert (opened.shape, opened.dtype) == (voxels.shape, expected_dtype.name)
     result = converted(source, tmp_path / "t.ome.zarr", voxel_size=SIZE)
     assert result.dtype == expected_dtype
     np.testing.assert_array_equal(result, voxels)
@@ -91,7 +90,7 @@ def test_nifti_spacing(tmp_path: Path, unit: str | None, factor: float) -> None:
     if unit:
         image.header.set_xyzt_units(unit)
     nib.save(image, tmp_path / "v.nii.gz")
-    source = open_source(str(tmp_path / "v.nii.gz"))
+    source = open_volume(str(tmp_path / "v.nii.gz"))
     assert source.shape == (5, 4, 3)
     assert source.voxel_size is not None
     np.testing.assert_allclose(source.voxel_size.um, (3.0 * factor, 0.8 * factor, 0.7 * factor), rtol=1e-15)
@@ -120,9 +119,9 @@ def test_tiff_voxel_sizes(tmp_path: Path) -> None:
         metadata={"axes": "ZYX", "spacing": 3.0, "unit": "um"},
     )
     tifffile.imwrite(bare, voxels, photometric="minisblack", resolution=(300, 300))
-    assert open_source(str(ome)).voxel_size == VoxelSize((3.0, 0.8, 0.7))
-    assert open_source(str(imagej)).voxel_size == VoxelSize((3.0, 0.8, 0.7))
-    assert open_source(str(bare)).voxel_size is None
+    assert open_volume(str(ome)).voxel_size == VoxelSize((3.0, 0.8, 0.7))
+    assert open_volume(str(imagej)).voxel_size == VoxelSize((3.0, 0.8, 0.7))
+    assert open_volume(str(bare)).voxel_size is None
 
 
 def test_labels_and_masks(tmp_path: Path) -> None:
@@ -222,7 +221,7 @@ def test_compressed_nifti_is_read_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     counted("__init__")
     counted("_rewind")
-    source = open_source(str(tmp_path / "v.nii.gz"))
+    source = open_volume(str(tmp_path / "v.nii.gz"))
     planes: Iterator[npt.NDArray[Any]] = source.slabs(7)
     assert sum(len(slab) for slab in planes) == 40
     assert len(passes) <= 3, passes  # one for the header, one for the voxels
@@ -232,7 +231,7 @@ def test_shapes_and_bytes(tmp_path: Path) -> None:
     assert default_block_shape((1000, 1000, 1000), 1) == (256, 256, 256)
     assert default_block_shape((8890, 3835, 3835), 2) == (32, 256, 256)
     np.save(tmp_path / "v.npy", grey())
-    assert convert_bytes(open_source(str(tmp_path / "v.npy")), (8, 16, 16)) > 0
+    assert convert_bytes(open_volume(str(tmp_path / "v.npy")), (8, 16, 16)) > 0
 
 
 def test_bone_slices(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.foreground import Foreground
-from pipeline.volume.sources import open_source
+from pipeline.volume.opening import open_volume
 from pipeline.volume.writing import Multiscale, create_multiscale, reduce_block_bytes, write_block_bytes
 from workflows.convert_volume import convert, convert_bytes
 
@@ -69,7 +69,7 @@ def test_read(image: Multiscale) -> None:
 
 def test_convert(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.random.default_rng(0).integers(0, 60000, (130, 300, 300)).astype(np.uint16))
-    source, block_shape = open_source(str(tmp_path / "v.npy")), (32, 128, 128)
+    source, block_shape = open_volume(str(tmp_path / "v.npy")), (32, 128, 128)
     count = iter(range(9))
     size = VoxelSize((1, 1, 1))
     peak = peak_bytes(
