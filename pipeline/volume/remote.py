@@ -35,6 +35,8 @@ QUICK_PAUSES_SECONDS = (0.1, 0.4)
 """Before a single request is tried again; what still fails is tried again with all its piece (patience)."""
 CONNECT_SECONDS = 10.0
 STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z-]*)*)")
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL")
+"""Variables that name another server than Amazon's and Google's."""
 S3_ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -172,7 +174,7 @@ def _client(location: str) -> HTTPStore | S3Store | GCSStore:
         )
     options: Any = {
         "client_options": {
-            "allow_http": parts.scheme == "http" or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
+            "allow_http": any(address.startswith("http://") for address in (location, *map(_environment, ENDPOINTS))),
             "timeout": timedelta(seconds=patience.READ_SECONDS),
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         },
@@ -183,10 +185,14 @@ def _client(location: str) -> HTTPStore | S3Store | GCSStore:
     place: dict[str, Any] = {"prefix": parts.path.strip("/")} if parts.path.strip("/") else {}
     if parts.scheme == "s3":
         return S3Store(parts.netloc, **place, **_s3_credentials(), **options)
-    anonymous = not any(os.environ.get(name) for name in GCS_ENVIRONMENT) and not _gcloud_login().exists()
+    anonymous = not any(map(_environment, GCS_ENVIRONMENT)) and not _gcloud_login().exists()
     if anonymous:
         options["skip_signature"] = True
     return GCSStore(parts.netloc, **place, **options)
+
+
+def _environment(name: str) -> str:
+    return os.environ.get(name, "")
 
 
 def _gcloud_login() -> Path:
@@ -195,7 +201,7 @@ def _gcloud_login() -> Path:
 
 def _s3_credentials() -> dict[str, Any]:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    if any(os.environ.get(name) for name in S3_ENVIRONMENT):
+    if any(map(_environment, S3_ENVIRONMENT)):
         return {"region": region}
     profile = os.environ.get("AWS_PROFILE")
     files = [

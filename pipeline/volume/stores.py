@@ -244,9 +244,13 @@ def _fsspec_stat(found: dict[str, Any]) -> ObjectStat | None:
     marks = {name.lower().replace("_", "").replace("-", ""): value for name, value in found.items()}
     etag = marks.get("etag") or marks.get("contentmd5") or marks.get("md5hash")
     modified = next((marks[n] for n in ("lastmodified", "mtime", "modified", "updated", "created") if n in marks), None)
-    return ObjectStat(
-        int(found["size"]), None if etag is None else str(etag), None if modified is None else str(modified)
-    )
+    if isinstance(modified, datetime):  # some file systems write it so here and as seconds there
+        modified = modified.timestamp()
+    return ObjectStat(int(found["size"]), _text(etag), _text(modified))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 KINDS: dict[str, type[LocalFiles | RemoteObjects | FsspecObjects]] = {
