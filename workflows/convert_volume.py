@@ -169,7 +169,7 @@ def describe_volume(volume: Volume) -> str:
     else:
         rows.append(("voxel size", "not stated; give it with --voxel-size-um"))
     objects = _objects(volume)
-    shards = f" in shards of {_times(volume.shard_shape)}" if objects == "shards" else ""
+    shards = f" in shards of {_times(volume.shard_shape)}" if volume.shard_shape and objects == "shards" else ""
     rows.append(("chunks", f"{_times(volume.chunk_shape)}{shards}"))
     if volume.level_count > 1:
         shapes = [open_volume(volume.location, level=level).shape for level in range(volume.level_count)]

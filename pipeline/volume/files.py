@@ -203,7 +203,7 @@ def _compressed_nifti(file: RangedFile) -> Contents:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(str(error)) from error
     flat, voxel_size = _nifti_header(head)
-    content = CompressedFile(file, flat.offset + math.prod(flat.shape) * flat.dtype.itemsize)
+    content = CompressedFile(file.store, flat.offset + math.prod(flat.shape) * flat.dtype.itemsize)
     return replace(
         _flat_contents(file, "NIfTI", flat, voxel_size),
         chunk_shape=(1, flat.shape[1], flat.shape[2]),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 _SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _CODESTREAM = b"\xff\x4f\xff\x51"
+_END = b"\xff\xd9"
 _SIZ = struct.Struct(">4x 2x H 8I H 3B")
 
 
@@ -28,7 +29,7 @@ class Jpeg2000Slice:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        start = _codestream(file)
+        start, self._stop = _codestream(file)
         file.seek(start)
         siz = file.read(_SIZ.size)
         if len(siz) < _SIZ.size:
@@ -45,8 +46,12 @@ class Jpeg2000Slice:
     def read(self, part: tuple[slice, slice]) -> npt.NDArray[Any]:
         """Part of the slice (y, x)."""
         self._file.seek(0)
+        content = self._file.read()
+        # OpenJPEG fills up with zeros what follows a gap, without a word; and the format has no checksum.
+        if content[: self._stop][-2:] != _END or len(content) < (self._stop or 0):
+            raise ValueError("its JPEG 2000 image has no end, so it is damaged or cut off")
         try:
-            return np.asarray(imagecodecs.jpeg2k_decode(self._file.read(), numthreads=1))[part]
+            return np.asarray(imagecodecs.jpeg2k_decode(content, numthreads=1))[part]
         except imagecodecs.Jpeg2kError as error:
             raise ValueError("its JPEG 2000 image is damaged or cut off") from error
 
@@ -56,11 +61,11 @@ class Jpeg2000Slice:
         return pixels * (4 + 4 * itemsize)
 
 
-def _codestream(file: BinaryIO) -> int:
-    """Where the codestream begins: at once, or in the box jp2c."""
+def _codestream(file: BinaryIO) -> tuple[int, int | None]:
+    """Where the codestream begins, at once or in the box jp2c, and ends; None for the end of the file."""
     first = file.read(12)
     if first[:4] == _CODESTREAM:
-        return 0
+        return 0, None
     if first != _SIGNATURE:
         raise ValueError("it is no JPEG 2000 file")
     position = len(_SIGNATURE)
@@ -73,7 +78,7 @@ def _codestream(file: BinaryIO) -> int:
         if length == 1:
             length, head = int.from_bytes(box[8:16]), 16
         if kind == b"jp2c":
-            return position + head
+            return position + head, position + length if length else None
         if length < head:
             raise ValueError("it ends before its image")
         position += length

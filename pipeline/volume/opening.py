@@ -40,8 +40,8 @@ def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None
 
     location : path or URL (pipeline.volume.stores) of an image group, of an array in it (x.ome.zarr/1: then level must
         stay 0), of a bare array, of a .tif, .nii, .nii.gz or .npy file, or of a folder of TIFF or JPEG 2000 slices in
-        the natural order of their names. Axes are z, y, x in any stored order (named by the metadata, else z, y, x); other
-        axes must have length 1 and are left out.
+        the natural order of their names. Axes are z, y, x in any stored order (named by the metadata, else z, y, x);
+        other axes must have length 1 and are left out.
     level : step of the pyramid.
     voxel_size_um : spacing (z, y, x) of the array that is opened; it goes before the metadata.
     The metadata give a voxel size when every spatial axis has a scale and a unit; without a unit there is none.

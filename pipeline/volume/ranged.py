@@ -19,7 +19,7 @@ class RangedFile(io.RawIOBase):
     """An object of a store as a file, read only. key : "" for the location of the store itself."""
 
     def __init__(self, store: Store, key: str = "") -> None:
-        self._store, self._key, self._position, self._descriptor = store, key, 0, -1
+        self.store, self._key, self._position, self._descriptor = store, key, 0, -1
         if "://" not in store.location:
             self._descriptor = os.open(os.path.join(store.location, key) if key else store.location, os.O_RDONLY)
             self.size = os.fstat(self._descriptor).st_size
@@ -35,9 +35,9 @@ class RangedFile(io.RawIOBase):
         if stop <= position:
             return b""
         if self._descriptor < 0:
-            content = self._store.get(self._key, position, stop)
+            content = self.store.get(self._key, position, stop)
             if content is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._store.address(self._key))
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.store.address(self._key))
             return content
         parts = []
         while position < stop:
@@ -81,6 +81,6 @@ class RangedFile(io.RawIOBase):
             self._descriptor = -1
         super().close()
 
-    def buffered(self) -> BinaryIO:
-        """The same file for libraries that read it in small steps."""
-        return cast(BinaryIO, io.BufferedReader(self, HEADER_BYTES))
+    def buffered(self, size: int = HEADER_BYTES) -> BinaryIO:
+        """The same file for libraries that read it in small steps; so many bytes are fetched at a time."""
+        return cast(BinaryIO, io.BufferedReader(self, size))

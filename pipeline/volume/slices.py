@@ -81,13 +81,13 @@ class SliceArray:
         voxels = np.empty(box.shape, self.dtype)
         part = box.slices[1:]
         for z in range(box.start[0], box.stop[0]):
-            name = self._names()[z]
+            name = _planned_names(self)[z]
             voxels[z - box.start[0]] = self._plane(name)[part] if self.keeps_planes else self._decoded(name, part)
         return voxels
 
     def object_key(self, index: Index) -> str:
         """The name of a slice."""
-        return self._names()[index[0]]
+        return _planned_names(self)[index[0]]
 
     def object_stat(self, index: Index) -> ObjectStat | None:
         """Of a slice; None where it is missing."""
@@ -98,11 +98,8 @@ class SliceArray:
         store = open_store(self.location)
         if "://" not in self.location or not store.can_list:
             return None
-        names = frozenset(self._names())
+        names = frozenset(_planned_names(self))
         return ((key, stat) for key, stat in store.list() if key in names)
-
-    def _names(self) -> tuple[str, ...]:
-        return _planned_names(self)
 
     def _plane(self, name: str) -> npt.NDArray[Any]:
         store = open_store(self.location)
@@ -171,6 +168,7 @@ def open_stack(location: str, level: int = 0, voxel_size_um: Position | None = N
         raise InputError(f"{location} holds values of type {dtype}; bool, integer or float is needed.")
     shape = (len(names), plane[0], plane[1])
     array = SliceArray(location, codec, shape, dtype, _digest(codec, names, shape, dtype))
+    _planned_names(array)  # in this process, that a slice is missing later is told by its name
     decode = CODECS[codec][0].decode_bytes
     return Volume(
         location=location,

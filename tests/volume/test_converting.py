@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,9 @@ from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Index, VoxelSize
 from pipeline.volume.opening import open_volume
 from pipeline.volume.writing import reduce_by_two
+from tests.volume.servers import web_server
 from tests.volume.stores import grey, shared, write_ome_zarr
-from workflows.convert_volume import convert, convert_bytes, default_block_shape, describe_volume
+from workflows.convert_volume import convert, convert_bytes, default_block_shape, describe_volume, slabs
 
 nifti: Any = nib.Nifti1Image
 SIZE = VoxelSize((3.0, 0.7, 0.7))
@@ -157,10 +156,10 @@ def test_refusals(tmp_path: Path) -> None:
     assert "has the shape (4, 5); a volume has three axes" in refused(tmp_path / "plane.npy", target)
     assert "has the axes YX" in refused(tmp_path / "plane.tif", target)
     assert "a grey volume Z, Y, X is needed" in refused(tmp_path / "colour.tif", target)
-    assert "is of no known kind" in refused(tmp_path / "v.raw", target)
+    assert "is a file of no known kind" in refused(tmp_path / "v.raw", target)
     assert "not a readable TIFF" in refused(tmp_path / "broken.tif", target)
     assert "does not exist" in refused(tmp_path / "nothing.tif", target)
-    assert "neither TIFF slices nor a Zarr volume" in refused(tmp_path / "empty", target)
+    assert "is a folder without a volume (it holds nothing)" in refused(tmp_path / "empty", target)
     assert "no labels; convert it as grey" in refused(tmp_path / "v.npy", target, voxel_size=SIZE, kind="labels")
 
 
@@ -199,32 +198,25 @@ def test_a_source_that_breaks_off(tmp_path: Path, kind: str) -> None:
         nib.save(nifti(voxels.T, np.eye(4)), source)
         source.write_bytes(source.read_bytes()[:-20000])
     target = tmp_path / "t.ome.zarr"
-    with pytest.raises(StorageError, match=r"slice30\.tif cannot be read|plane \d+ of 40 cannot be read"):
+    with pytest.raises(StorageError, match=r"slice30\.tif cannot be read|v\.nii\.gz: .* \(it is cut off after"):
         convert(str(source), target, voxel_size=SIZE, block_shape=(16, 16, 16))
     assert not list(tmp_path.glob("t.ome.zarr*"))
 
 
-def test_compressed_nifti_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compressed_nifti_is_read_once(tmp_path: Path) -> None:
     """Every plane by a new pass through the file would take the square of the time."""
-    nib.save(nifti(grey((40, 50, 60)).T, np.eye(4)), tmp_path / "v.nii.gz")
-    passes: list[str] = []
-    reader: Any = gzip._GzipReader
-
-    def counted(name: str) -> None:
-        method = getattr(reader, name)
-
-        def replacement(*args: Any) -> Any:
-            passes.append(name)
-            return method(*args)
-
-        monkeypatch.setattr(reader, name, replacement)
-
-    counted("__init__")
-    counted("_rewind")
-    source = open_volume(str(tmp_path / "v.nii.gz"))
-    planes: Iterator[npt.NDArray[Any]] = source.slabs(7)
-    assert sum(len(slab) for slab in planes) == 40
-    assert len(passes) <= 3, passes  # one for the header, one for the voxels
+    voxels = grey((200, 150, 160))
+    nib.save(nifti(voxels.T, np.eye(4)), tmp_path / "v.nii.gz")
+    size = (tmp_path / "v.nii.gz").stat().st_size
+    assert size > 4 * 2**20  # several reads
+    with web_server(tmp_path) as server:
+        volume = open_volume(f"{server.url}/v.nii.gz")
+        start = 0
+        for slab in slabs(volume, 7):
+            np.testing.assert_array_equal(slab, voxels[start : start + 7])
+            start += len(slab)
+        assert start == 200
+        assert server.sent < 1.1 * size
 
 
 def test_shapes_and_bytes(tmp_path: Path) -> None:
