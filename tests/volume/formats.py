@@ -45,7 +45,7 @@ def _npy(path: Path, voxels: Voxels) -> Path:
 
 
 def _tiff(path: Path, voxels: Voxels, **options: Any) -> Path:
-    tifffile.imwrite(path, voxels, photometric="minisblack", **options)
+    tifffile.imwrite(path, voxels, photometric=None if options.get("imagej") else "minisblack", **options)
     return path
 
 
@@ -65,9 +65,7 @@ FORMATS: dict[str, Callable[[Path, Voxels], Path]] = {
     "nifti 2": lambda folder, voxels: _nifti(folder / "v.nii.gz", voxels, nifti2),
     "plain tiff": lambda folder, voxels: _tiff(folder / "v.tif", voxels),
     "big-endian tiff": lambda folder, voxels: _tiff(folder / "v.tiff", voxels, byteorder=">"),
-    "ImageJ tiff": lambda folder, voxels: (
-        tifffile.imwrite(folder / "v.tif", voxels, imagej=True, metadata={"axes": "ZYX"}) or folder / "v.tif"
-    ),
+    "ImageJ tiff": lambda folder, voxels: _tiff(folder / "v.tif", voxels, imagej=True, metadata={"axes": "ZYX"}),
     "striped tiff": lambda folder, voxels: _tiff(folder / "v.TIF", voxels, compression="zlib", rowsperstrip=4),
     "tiled tiff": lambda folder, voxels: _tiff(folder / "v.tif", voxels, compression="zlib", tile=(16, 16)),
     "tiff slices": lambda folder, voxels: tiff_slices(folder / "s", voxels),
