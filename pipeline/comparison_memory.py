@@ -121,7 +121,7 @@ def comparison_bytes(job: ComparisonJob, content: Content | None = None) -> Mapp
         "centres": max(swept + parabolas, swept + voxels + cell),
         "thickness": split + maps + max(values + swept + batch_bytes(voxels, np.dtype(f"i{size}")) + cell, written),
     }
-    kept = sum(volume.kept_bytes for volume in (*job.sides.values(), job.image, job.regions) if volume)
+    kept = sum(volume.kept_bytes for volume in job.volumes.values())
     fixed = FIXED_BYTES + FOOTERS_BYTES + kept + content.labels * LABEL_BYTES
     result = {name: value + fixed for name, value in stages.items()}
     if job.maps:

@@ -70,6 +70,11 @@ class ThicknessJob:
         return self.voxel_size.weights
 
     @property
+    def volumes(self) -> dict[str, Volume]:
+        """All volumes that are read, by their part in the run."""
+        return {"mask": self.mask} | ({"regions": self.regions} if self.regions else {})
+
+    @property
     def images(self) -> tuple[Multiscale, ...]:
         """What the run writes beside its statistics."""
         return (self.map,) if self.map else ()

@@ -73,7 +73,7 @@ def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
     }
     if job.map and len(job.map.level_shapes) > job.map.own_levels:
         stages["pyramid"] = reduce_block_bytes(job.map.block_shape, job.map.dtype)
-    kept = job.mask.kept_bytes + (job.regions.kept_bytes if job.regions else 0)
+    kept = sum(volume.kept_bytes for volume in job.volumes.values())
     return {name: value + kept + FIXED_BYTES for name, value in stages.items()}
 
 

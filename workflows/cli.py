@@ -45,6 +45,7 @@ from workflows.options import (
     say,
     threshold_of,
     voxel_size_of,
+    warn_of,
 )
 from workflows.progress import reporter
 from workflows.run_folder import RunFolder
@@ -200,6 +201,7 @@ def plan_thickness(
     job = open_job(config, nowhere, device=offer.device)
     if config.block_shape is None:
         job = choose_blocks(job, nowhere, offer)
+    warn_of(job.volumes.values())
     print(describe_plan(job, make_plan(job), offer))
     check_memory(job, offer)
 
@@ -241,7 +243,7 @@ def convert(
 
 @app.command()
 def info(
-    volume: Annotated[str, typer.Argument(help="Zarr, folder of slices, TIFF, NIfTI or .npy (path or URL).")],
+    volume: Annotated[str, typer.Argument(help="Zarr, N5, folder of slices, TIFF, NIfTI or .npy (path or URL).")],
     level: LevelOption = 0,
     voxel_size_um: VoxelSizeOption = None,
 ) -> None:
@@ -249,7 +251,9 @@ def info(
     from pipeline.volume.opening import open_volume
     from workflows.convert_volume import describe_volume
 
-    print(describe_volume(open_volume(volume, level=level, voxel_size_um=voxel_size_of(voxel_size_um))))
+    opened = open_volume(volume, level=level, voxel_size_um=voxel_size_of(voxel_size_um))
+    warn_of([opened])
+    print(describe_volume(opened))
 
 
 @app.command()

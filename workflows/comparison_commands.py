@@ -36,6 +36,7 @@ from workflows.options import (
     profile_of,
     say,
     voxel_size_of,
+    warn_of,
 )
 from workflows.run_folder import RunFolder
 
@@ -202,6 +203,7 @@ def plan_comparison(
     )  # fmt: skip
     offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     job = plan_of(config, Path("run").absolute(), offer)
+    warn_of(job.volumes.values())
     print(describe_comparison(job, make_comparison_plan(job, task_counts(job)), offer))
     check_comparison_memory(job, offer)
 

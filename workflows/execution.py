@@ -43,6 +43,9 @@ def execute_job(
     began = time.perf_counter()
     with watched(client, workers, run, report) as watch:
         watch.log.info("begin: %s on %d workers (%s)", named, workers.count, workers.description)
+        for warning in sorted({text for volume in job.volumes.values() for text in volume.warnings}):
+            watch.log.warning(warning)
+            say(f"voxcaliper: warning: {warning}")
         for image in job.images:
             if image.path.exists():
                 sweep_partials(image.path)

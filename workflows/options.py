@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from cluster.profile import LocalProfile, Profile, SchedulerProfile, read_profil
 from pipeline.engine import Client
 from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
+from pipeline.volume.opening import Volume
 
 
 def numbers(text: str, *, name: str, counts: tuple[int, ...]) -> tuple[float, ...]:
@@ -122,6 +124,12 @@ def say(text: str, *, quiet: bool = False) -> None:
     """To standard error, where answers do not go."""
     if not quiet:
         print(text, file=sys.stderr, flush=True)
+
+
+def warn_of(volumes: Iterable[Volume]) -> None:
+    """Say what is wrong in the metadata of volumes and was read all the same."""
+    for warning in sorted({text for volume in volumes for text in volume.warnings}):
+        say(f"voxcaliper: warning: {warning}")
 
 
 def introduce(client: Client, offer: Workers, *, quiet: bool) -> None:

@@ -252,7 +252,7 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
         + (f"{gib(stage.card_bytes):>13}" if on_gpu else "")
         for stage in plan.stages
     ]
-    return "\n".join([*lines, *advice([job.mask] + ([job.regions] if job.regions else []), job.grid)])
+    return "\n".join([*lines, *advice(job.volumes.values(), job.grid)])
 
 
 def _describe_device(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> str:

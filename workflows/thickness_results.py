@@ -90,7 +90,12 @@ def _provenance(
         **circumstances(totals, workers, job.device, seconds),
         "configuration": run.config().model_dump(mode="json"),
         "plan": plan.model_dump(mode="json"),
-        "input": {**job.mask.identity(), "format": job.mask.format, "objects_missing_read_as_fill_value": missing},
+        "input": {
+            **job.mask.identity(),
+            "format": job.mask.format,
+            "objects_missing_read_as_fill_value": missing,
+            "warnings": list(job.mask.warnings),
+        },
         "tasks_per_block": sum(stage["tasks"] for stage in totals.values()) / len(job.grid),
         "bytes_read_per_voxel": {
             "source": plan.source_bytes / voxels,

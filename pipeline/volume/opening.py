@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.volume.files import is_file, open_file
+from pipeline.volume.n5_arrays import is_n5, open_n5
 from pipeline.volume.slices import is_stack, open_stack
 from pipeline.volume.stores import Store, absolute_location, open_store
 from pipeline.volume.volumes import Position, Volume
@@ -30,13 +31,14 @@ class Format(NamedTuple):
 FORMATS = (
     Format("a file (.tif, .nii, .nii.gz, .npy)", is_file, open_file),
     Format("a Zarr array or image", is_zarr, open_zarr),
+    Format("an N5 data set", is_n5, open_n5),
     Format("a folder of slices (TIFF or JPEG 2000)", is_stack, open_stack),
 )
 """In the order in which they are tried."""
 
 
 def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None = None) -> Volume:
-    """Open an OME-Zarr image, one array of it, a bare Zarr array, a file or a folder of slices; voxels are not read.
+    """Open an OME-Zarr image, one array of it, a bare array, N5, a file or a folder of slices; voxels are not read.
 
     location : path or URL (pipeline.volume.stores) of an image group, of an array in it (x.ome.zarr/1: then level must
         stay 0), of a bare array, of a .tif, .nii, .nii.gz or .npy file, or of a folder of TIFF or JPEG 2000 slices in

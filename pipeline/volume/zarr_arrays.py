@@ -12,12 +12,16 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import zarr
+import zarr.abc.store
 import zarr.errors
-from zarr.core.buffer import default_buffer_prototype
+from zarr.abc.store import ByteRequest, RangeByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import StorePath, WrapperStore
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
 from pipeline.volume.metadata import ImageMetadata, image_metadata
 from pipeline.volume.patience import patiently, reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
@@ -40,15 +44,11 @@ class ZarrArray:
     metadata_sha256: str
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        of_axis = dict(zip("zyx", box.slices, strict=True))
-        selection = tuple(of_axis.get(axis, 0) for axis in self.stored_axes)
-        voxels = np.asarray(within_time(self._open().async_array.getitem(selection)))
-        spatial = self.stored_axes.replace(".", "")
-        return voxels.transpose([spatial.index(axis) for axis in "zyx"])
+        selection = stored_selection(self.stored_axes, box)
+        return as_zyx(self.stored_axes, np.asarray(within_time(self._open().async_array.getitem(selection))))
 
     def object_key(self, index: Index) -> str:
-        in_store = tuple(index["zyx".index(axis)] if axis != "." else 0 for axis in self.stored_axes)
-        key = self._open().metadata.encode_chunk_key(in_store)
+        key = self._open().metadata.encode_chunk_key(stored_index(self.stored_axes, index))
         return f"{self.array_path}/{key}" if self.array_path else key
 
     def object_stat(self, index: Index) -> ObjectStat | None:
@@ -58,17 +58,13 @@ class ZarrArray:
         store = open_store(self.location)
         if not store.can_list:
             return None
-        array = self._open()
-        grid = [-(-n // side) for n, side in zip(array.shape, array.shards or array.chunks, strict=True)]
+        array, folder = self._open(), f"{self.array_path}/" if self.array_path else ""
+        counts = [-(-n // side) for n, side in zip(array.shape, array.shards or array.chunks, strict=True)]
 
         def is_object(key: str) -> bool:
-            own = key.removeprefix(f"{self.array_path}/") if self.array_path else key
-            numbers = [part for part in own.replace(".", "/").split("/") if part != "c"]
-            if len(numbers) != len(grid) or not all(part.isdecimal() for part in numbers):
-                return False
-            index = tuple(map(int, numbers))
-            in_grid = all(i < n for i, n in zip(index, grid, strict=True))
-            return in_grid and array.metadata.encode_chunk_key(index) == own
+            own = key.removeprefix(folder)
+            index = object_index(own.removeprefix("c/").removeprefix("c."), counts)
+            return index is not None and array.metadata.encode_chunk_key(index) == own
 
         return ((key, stat) for key, stat in store.list(self.array_path) if is_object(key))
 
@@ -76,10 +72,40 @@ class ZarrArray:
         return _open_array(self.location, self.array_path, self.metadata_sha256)
 
 
+class WholeChunks(WrapperStore[zarr.abc.store.Store]):
+    """A store that takes no chunk for whole that was cut.
+
+    A decoder of Blosc reads on behind the end of its input, so that it finds what the memory there happens to hold.
+    """
+
+    def __init__(self, store: zarr.abc.store.Store, *, blosc: bool = False) -> None:
+        super().__init__(store)
+        self._blosc = blosc
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        buffer = await super().get(key, prototype, byte_range)
+        if buffer is None:
+            return None
+        whole = len(buffer)
+        if isinstance(byte_range, RangeByteRequest):
+            whole = byte_range.end - byte_range.start
+        elif byte_range is None and self._blosc:
+            # Blosc's header of 16 bytes ends with the length of all.
+            whole = max(16, int.from_bytes(buffer[12:16].to_bytes(), "little"))
+        if len(buffer) < whole:
+            raise ValueError(f"it was cut off after {len(buffer):,} of {whole:,} bytes")
+        return buffer
+
+
 @lru_cache(maxsize=64)
 def _open_array(location: str, array_path: str, _metadata_sha256: str) -> zarr.Array[Any]:
     # The digest is part of the key: a store that was replaced under the same name is opened anew.
-    return patiently(lambda: zarr.open_array(open_store(location).zarr, path=array_path, mode="r"))
+    store = open_store(location).zarr
+    array = patiently(lambda: zarr.open_array(store, path=array_path, mode="r"))
+    blosc = array.shards is None and any("Blosc" in type(codec).__name__ for codec in array.compressors)
+    checked = StorePath(WholeChunks(store, blosc=blosc), array_path)
+    opened = array.async_array
+    return zarr.Array(type(opened)(metadata=opened.metadata, store_path=checked, config=opened.config))
 
 
 def is_zarr(store: Store) -> bool:
@@ -180,12 +206,8 @@ def _describe(
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {dtype}; bool, integer or float is needed.")
-    axes = _stored_axes(where, array, image.axis_names(location) if image else None)
+    axes = stored_axes(where, array.shape, image.axis_names(location) if image else _axis_names(array))
     order = [axes.index(axis) for axis in "zyx"]
-
-    def in_order(values: tuple[int, ...]) -> Index:
-        z, y, x = (int(values[i]) for i in order)
-        return z, y, x
 
     voxel_size, origin_um = VoxelSize(voxel_size_um) if voxel_size_um else None, (0.0, 0.0, 0.0)
     if image and not voxel_size:
@@ -201,10 +223,10 @@ def _describe(
         location=location,
         array_path=array_path,
         array=ZarrArray(location, array_path, axes, metadata_sha256),
-        shape=in_order(array.shape),
+        shape=in_order(axes, array.shape),
         dtype=dtype.name,
-        chunk_shape=in_order(array.chunks),
-        shard_shape=in_order(array.shards) if array.shards else None,
+        chunk_shape=in_order(axes, array.chunks),
+        shard_shape=in_order(axes, array.shards) if array.shards else None,
         voxel_size=voxel_size,
         origin_um=origin_um,
         level=level,
@@ -217,26 +239,10 @@ def _describe(
     )
 
 
-def _stored_axes(where: str, array: zarr.Array[Any], names: list[str] | None) -> str:
-    if array.ndim < 3:
-        raise InputError(f"{where} has {array.ndim} axes, shape {array.shape}; a volume has three: z, y, x.")
-    if 0 in array.shape:
-        raise InputError(f"{where} is empty, shape {array.shape}; a volume has at least one voxel.")
-    if names is None:
-        stated = [str(name).lower() for name in getattr(array.metadata, "dimension_names", None) or ()]
-        names = stated if {"z", "y", "x"} <= set(stated) else [*map(str, range(array.ndim - 3)), "z", "y", "x"]
-    if len(names) != array.ndim:
-        raise InputError(
-            f"{where} has {array.ndim} axes, but its image metadata name {len(names)}: {', '.join(names)}."
-        )
-    axes = "".join(name if name in ("z", "y", "x") else "." for name in names)
-    for axis, name, length in zip(axes, names, array.shape, strict=True):
-        if axis == "." and length != 1:
-            raise InputError(
-                f"{where} has {length} positions along axis {name}"
-                f" (shape {array.shape}); only axes z, y, x may be longer than 1, so store the volumes one by one."
-            )
-    return axes
+def _axis_names(array: zarr.Array[Any]) -> list[str]:
+    """Of an array without image metadata: as it names them, else z, y, x behind all others."""
+    stated = [str(name).lower() for name in getattr(array.metadata, "dimension_names", None) or ()]
+    return stated if {"z", "y", "x"} <= set(stated) else [*map(str, range(array.ndim - 3)), *"zyx"[-array.ndim :]]
 
 
 def _metadata_sha256(array: zarr.Array[Any]) -> str:

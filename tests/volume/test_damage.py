@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import BloscCodec
 
 from pipeline.errors import StorageError
 from pipeline.geometry import Box, VoxelSize
@@ -111,6 +114,21 @@ def test_chunks_of_others_without_checksum(tmp_path: Path) -> None:
     assert volume.missing_chunks(volume.box) == 1
     assert not volume.read(CORNER).any()
     assert "7 of 8 stored; the other 1 read as 0" in describe_volume(volume)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_cut_chunk_of_blosc(tmp_path: Path, zarr_format: Any) -> None:
+    """Its decoder would read on behind the end; of values that cannot be compressed it returns whatever is there."""
+    noise = np.random.default_rng(0).integers(0, 2**16, (32, 32, 32), np.uint16)
+    codec = numcodecs.Blosc("zstd") if zarr_format == 2 else BloscCodec(cname="zstd")
+    zarr.create_array(tmp_path / "b.zarr", data=noise, chunks=(32, 32, 32), zarr_format=zarr_format, compressors=codec)
+    volume = open_volume(str(tmp_path / "b.zarr"))
+    chunk = shard(volume)
+    whole = len(chunk.read_bytes())
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    assert f"corrupt chunk (it was cut off after {whole - 1:,} of {whole:,} bytes)" in failure(volume, volume.box)
+    chunk.write_bytes(chunk.read_bytes()[:5])
+    assert "corrupt chunk (it was cut off after 5 of 16 bytes)" in failure(volume, volume.box)
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""The axes of arrays as they lie in a store, in any order, and how they become z, y, x."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InputError
+from pipeline.geometry import Box, Index
+
+T = TypeVar("T")
+
+
+def stored_axes(where: str, shape: Sequence[int], names: Sequence[str]) -> str:
+    """The stored axes, one letter each: z, y, x, or "." for an axis of length 1 that is left out.
+
+    names : one for each axis, lower case. Raises InputError for what is not one volume.
+    """
+    if len(shape) < 3:
+        raise InputError(f"{where} has {len(shape)} axes, shape {tuple(shape)}; a volume has three: z, y, x.")
+    if 0 in shape:
+        raise InputError(f"{where} is empty, shape {tuple(shape)}; a volume has at least one voxel.")
+    if len(names) != len(shape):
+        raise InputError(f"{where} has {len(shape)} axes, but its metadata name {len(names)}: {', '.join(names)}.")
+    axes = "".join(name if name in ("z", "y", "x") else "." for name in names)
+    if sorted(axes.replace(".", "")) != ["x", "y", "z"]:
+        raise InputError(f"{where} has the axes {', '.join(names)}; three spatial axes z, y, x are needed.")
+    for axis, name, length in zip(axes, names, shape, strict=True):
+        if axis == "." and length != 1:
+            raise InputError(
+                f"{where} has {length} positions along axis {name} (shape {tuple(shape)}); only axes z, y, x may be"
+                " longer than 1, so store the volumes one by one."
+            )
+    return axes
+
+
+def in_order(axes: str, values: Sequence[T]) -> tuple[T, T, T]:
+    """Values of the stored axes as (z, y, x)."""
+    z, y, x = (values[axes.index(axis)] for axis in "zyx")
+    return z, y, x
+
+
+def stored_index(axes: str, index: Index) -> tuple[int, ...]:
+    """An index (z, y, x) in stored order."""
+    return tuple(0 if axis == "." else index["zyx".index(axis)] for axis in axes)
+
+
+def stored_selection(axes: str, box: Box) -> tuple[slice | int, ...]:
+    """What a box (z, y, x) selects of the stored array, whose result has its three spatial axes in stored order."""
+    return tuple(0 if axis == "." else box.slices["zyx".index(axis)] for axis in axes)
+
+
+def as_zyx(axes: str, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What `stored_selection` selected as (z, y, x), a view."""
+    spatial = axes.replace(".", "")
+    return np.transpose(voxels, [spatial.index(axis) for axis in "zyx"])
+
+
+def object_index(key: str, counts: Sequence[int]) -> tuple[int, ...] | None:
+    """The stored index that a key of numbers (0/3/1 or 0.3.1) names; None for other keys."""
+    numbers = key.replace(".", "/").split("/")
+    if len(numbers) != len(counts) or not all(number.isdecimal() for number in numbers):
+        return None
+    index = tuple(map(int, numbers))
+    return index if all(i < n for i, n in zip(index, counts, strict=True)) else None

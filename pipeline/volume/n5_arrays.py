@@ -1,0 +1,267 @@
+"""N5, as the Human Organ Atlas, Paintera and BigDataViewer publish it.
+
+Documents and chunks come through the store, as those of every format; tensorstore decodes them. A pyramid is a group
+with the arrays s0, s1, …; the voxel size of a level is the group's resolution times the level's downsampling factors.
+N5 names the axis that runs fastest first, so axes are x, y, z where the metadata do not name them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from itertools import product
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from zarr.core.buffer import default_buffer_prototype
+
+from pipeline.errors import InputError
+from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
+from pipeline.volume.metadata import plain_decimal, unit_um
+from pipeline.volume.patience import reason, within_time
+from pipeline.volume.stores import ObjectStat, Store, open_store
+from pipeline.volume.volumes import Position, Volume
+
+DOCUMENT = "attributes.json"
+ESSENTIAL = ("dimensions", "blockSize", "dataType", "compression")
+"""What decoding needs, and so what a result depends on; all else describes."""
+LEVEL = re.compile(r"s(\d+)")
+AT_ONCE = 16
+"""Chunks in flight for one box."""
+
+
+@dataclass(frozen=True)
+class N5Array:
+    """A `StoredArray` of N5.
+
+    metadata : the essential part of attributes.json. stored_axes : see `pipeline.volume.axes.stored_axes`.
+    """
+
+    location: str
+    array_path: str
+    stored_axes: str
+    metadata: str
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        _, sides = self._sizes()
+        selection = stored_selection(self.stored_axes, box)
+        bounds = [(s, s + 1) if isinstance(s, int) else (s.start, s.stop) for s in selection]
+        touched = [range(start // side, -(-stop // side)) for (start, stop), side in zip(bounds, sides, strict=True)]
+        chunks = within_time(self._fetch(list(product(*touched))))
+        return as_zyx(self.stored_axes, _decoded(self.metadata, chunks, selection))
+
+    def object_key(self, index: Index) -> str:
+        return self._key(stored_index(self.stored_axes, index))
+
+    def object_stat(self, index: Index) -> ObjectStat | None:
+        return open_store(self.location).stat(self.object_key(index))
+
+    def listed(self) -> Iterator[tuple[str, ObjectStat]] | None:
+        store = open_store(self.location)
+        if not store.can_list:
+            return None
+        counts = [-(-n // side) for n, side in zip(*self._sizes(), strict=True)]
+        return (
+            (key, stat)
+            for key, stat in store.list(self.array_path)
+            if (index := object_index(key.removeprefix(f"{self.array_path}/"), counts)) and self._key(index) == key
+        )
+
+    def _sizes(self) -> tuple[list[int], list[int]]:
+        document = json.loads(self.metadata)
+        return document["dimensions"], document["blockSize"]
+
+    def _key(self, stored: tuple[int, ...]) -> str:
+        key = "/".join(map(str, stored))
+        return f"{self.array_path}/{key}" if self.array_path else key
+
+    async def _fetch(self, indices: list[tuple[int, ...]]) -> dict[str, bytes]:
+        """The stored bytes of chunks under their keys within the array; those that are not stored are left out."""
+        store, prototype, turn = open_store(self.location).zarr, default_buffer_prototype(), asyncio.Semaphore(AT_ONCE)
+
+        async def one(index: tuple[int, ...]) -> tuple[str, bytes | None]:
+            async with turn:
+                buffer = await store.get(self._key(index), prototype)
+            return "/".join(map(str, index)), None if buffer is None else buffer.to_bytes()
+
+        found = await asyncio.gather(*map(one, indices))
+        return {key: body for key, body in found if body is not None}
+
+
+def _decoded(metadata: str, chunks: dict[str, bytes], selection: tuple[slice | int, ...]) -> npt.NDArray[Any]:
+    """What a selection holds of an array of which some chunks are stored."""
+    import tensorstore  # here: commands that read no N5 start without it
+
+    context = tensorstore.Context({"data_copy_concurrency": {"limit": 1}})  # workers have a core each
+    memory = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
+    memory.write(DOCUMENT, metadata.encode()).result()
+    for key in list(chunks):
+        memory.write(key, chunks.pop(key)).result()
+    spec = {"driver": "n5", "kvstore": {"driver": "memory"}}
+    array = tensorstore.open(spec, context=context, open=True, read=True).result()
+    return np.asarray(array[selection].read().result())
+
+
+def is_n5(store: Store) -> bool:
+    """Whether an N5 array, or the group of a pyramid, lies at a location."""
+    return store.get(DOCUMENT) is not None or store.get(f"s0/{DOCUMENT}") is not None
+
+
+def open_n5(location: str, level: int, voxel_size_um: Position | None) -> Volume:
+    """The volume at a location that holds N5; see `pipeline.volume.opening.open_volume`."""
+    document = _document(location)
+    if document is not None and "dimensions" in document:
+        if level:
+            raise InputError(f"{location} is one array, so it has no level {level}; give the group that holds it.")
+        head, _, name = location.rpartition("/")
+        found = LEVEL.fullmatch(name)
+        around = _documents(head) if found else []
+        if found is None or not _is_pyramid(around):
+            return _describe(location, "", [document], level=0, level_count=1, voxel_size_um=voxel_size_um)
+        location, level = head, int(found[1])
+    else:
+        around = _documents(location)
+    count = _level_count(location, around)
+    if not 0 <= level < count:
+        raise InputError(f"{location} has no level {level}; its levels are 0 to {count - 1} (s0 to s{count - 1}).")
+    document = _document(f"{location}/s{level}")
+    if document is None or "dimensions" not in document:
+        raise InputError(f"{location}/s{level} holds no N5 array ({DOCUMENT} with dimensions); give another level.")
+    return _describe(
+        location, f"s{level}", [document, *around], level=level, level_count=count, voxel_size_um=voxel_size_um
+    )
+
+
+def _document(location: str) -> dict[str, Any] | None:
+    content = open_store(location).get(DOCUMENT)
+    if content is None:
+        return None
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{location}/{DOCUMENT} is not JSON ({reason(error)}); fetch it again.") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{location}/{DOCUMENT} holds no attributes; fetch it again.")
+    return document
+
+
+def _documents(location: str) -> list[dict[str, Any]]:
+    """The attributes of a group; those of BigDataViewer's setup, too, for a time point of it."""
+    head, _, name = location.rpartition("/")
+    places = [location, head] if name.startswith("timepoint") else [location]
+    return [document for place in places if (document := _document(place)) is not None]
+
+
+def _is_pyramid(documents: list[dict[str, Any]]) -> bool:
+    return any(document.keys() & {"multiScale", "downsamplingFactors", "scales"} for document in documents)
+
+
+def _factors(documents: list[dict[str, Any]]) -> list[Any] | None:
+    """Downsampling factors of all levels, where a group states them."""
+    for document in documents:
+        factors = document.get("downsamplingFactors", document.get("scales"))
+        if isinstance(factors, list) and factors and isinstance(factors[0], list):
+            return factors
+    return None
+
+
+def _level_count(location: str, around: list[dict[str, Any]]) -> int:
+    factors, store, count = _factors(around), open_store(location), 0
+    if factors is not None:
+        return len(factors)
+    while store.get(f"s{count}/{DOCUMENT}") is not None:
+        count += 1
+    if not count:
+        raise InputError(f"{location} is an N5 group without the arrays s0, s1, …; give a group or array below it.")
+    return count
+
+
+def _describe(
+    location: str,
+    array_path: str,
+    documents: list[dict[str, Any]],
+    *,
+    level: int,
+    level_count: int,
+    voxel_size_um: Position | None,
+) -> Volume:
+    """A volume of N5. documents : the attributes of the array, then those around it."""
+    where, own = f"{location}/{array_path}" if array_path else location, documents[0]
+    missing = [name for name in ESSENTIAL if name not in own]
+    if missing:
+        raise InputError(f"{where}/{DOCUMENT} lacks {', '.join(missing)}, without which N5 cannot be read.")
+    metadata = json.dumps({name: own[name] for name in ESSENTIAL}, sort_keys=True)
+    try:
+        _decoded(metadata, {}, tuple(slice(0, 0) for _ in own["dimensions"]))
+        dtype = np.dtype(own["dataType"])
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where} is no N5 array that can be read ({reason(error)}); convert it.") from error
+    names = next((document["axes"] for document in documents if isinstance(document.get("axes"), list)), None)
+    if names is None or len(names) != len(own["dimensions"]):
+        names = [*"xyz", *map(str, range(3, len(own["dimensions"])))][: len(own["dimensions"])]
+    axes = stored_axes(where, own["dimensions"], [str(name).lower() for name in names])
+    voxel_size = VoxelSize(voxel_size_um) if voxel_size_um else _voxel_size(where, axes, documents, level)
+    return Volume(
+        location=location,
+        array_path=array_path,
+        array=N5Array(location, array_path, axes, metadata),
+        shape=in_order(axes, own["dimensions"]),
+        dtype=dtype.name,
+        chunk_shape=in_order(axes, own["blockSize"]),
+        shard_shape=None,
+        voxel_size=voxel_size,
+        origin_um=(0.0, 0.0, 0.0),
+        level=level,
+        level_count=level_count,
+        format="N5",
+        every_chunk_stored=False,
+        fill_value=0,
+        metadata_sha256=hashlib.sha256(metadata.encode()).hexdigest(),
+    )
+
+
+def _voxel_size(where: str, axes: str, documents: list[dict[str, Any]], level: int) -> VoxelSize | None:
+    """Resolution times downsampling factors; None where a part of it, or the unit, is not stated."""
+    steps, factors = documents[0].get("downsamplingFactors"), _factors(documents)
+    if factors is not None:
+        steps = factors[level]
+    elif steps is None and level == 0:
+        steps = [1] * len(axes)
+    resolution, units = _resolution(documents, len(axes))
+    if resolution is None or units is None or steps is None:
+        return None
+    sides = []
+    try:
+        for side, step, unit in zip(*(in_order(axes, values) for values in (resolution, steps, units)), strict=True):
+            um = unit_um(str(unit))
+            if um is None:
+                raise InputError(
+                    f"{where} gives its resolution in {unit!r}, which is no unit of length known here; give the voxel"
+                    " size with --voxel-size-um."
+                )
+            sides.append(float(plain_decimal(float(side)) * Decimal(str(step)) * um))
+    except (TypeError, ValueError, IndexError, InvalidOperation) as error:
+        raise InputError(
+            f"{where} states a resolution that is none ({resolution}, factors {steps}); give the voxel size with"
+            " --voxel-size-um."
+        ) from error
+    return VoxelSize(cast(Position, tuple(sides)))
+
+
+def _resolution(documents: list[dict[str, Any]], ndim: int) -> tuple[Sequence[Any] | None, Sequence[Any] | None]:
+    """Resolution and units, one of each an axis, of the array or the nearest group that states one."""
+    for document in documents:
+        stated: Any = document.get("pixelResolution", document.get("resolution"))
+        unit = document.get("unit")
+        if isinstance(stated, dict):
+            stated, unit = stated.get("dimensions"), stated.get("unit", unit)
+        if isinstance(stated, list):
+            return stated, document.get("units", None if unit is None else [unit] * ndim)
+    return None, None

@@ -1,0 +1,358 @@
+"""What the Human Organ Atlas publishes, read where it lies: the same statistics as of a plain Zarr of the same voxels.
+
+Over a real web server and a real S3 API, with requests that fail in between; what is missing, cut or late is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from pipeline.errors import InputError, StorageError
+from pipeline.geometry import Box, VoxelSize
+from pipeline.volume import patience
+from pipeline.volume.opening import open_volume
+from tests.volume.layouts import (
+    HOA_N5,
+    HOA_ZARR,
+    LEVEL,
+    UM,
+    phantom,
+    write_hoa_n5,
+    write_hoa_zarr,
+    write_n5_array,
+    write_stack_to_chunk,
+)
+from tests.volume.servers import Bucket, Server, first_tries, s3_bucket, web_server
+from tests.volume.stores import grey, shared
+from tests.workflows.runs import Finished, started_scheduler
+from workflows.cli import main
+
+VOXELS = phantom()
+THRESHOLD = ("--threshold", 500, "--block-shape", 64)
+FAULTS = (500, "drop", 503, "truncate", 429, 0.05)
+
+
+@dataclass(frozen=True)
+class World:
+    """Stores in a folder, on a web server and in a bucket, and a Dask worker who can reach them."""
+
+    folder: Path
+    web: Server
+    bucket: Bucket
+    scheduler: str
+
+    def address(self, name: str, where: str) -> str:
+        places = {"local": str(self.folder), "http": self.web.url, "s3": self.bucket.url}
+        return f"{places[where]}/{name}"
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    "N5": lambda store: write_hoa_n5(store, VOXELS),
+    "N5 of the atlas": lambda store: write_hoa_n5(store, VOXELS, shared(HOA_N5)),
+    "OME-Zarr 0.4": lambda store: write_hoa_zarr(store, VOXELS),
+    "OME-Zarr 0.4 of the atlas": lambda store: write_hoa_zarr(store, VOXELS, shared(HOA_ZARR)),
+    "OME-Zarr 0.5": lambda store: write_stack_to_chunk(store, VOXELS),
+}
+SIZES = {"OME-Zarr 0.4 of the atlas": 96.528}
+"""Voxel sizes in µm; the others have that of the atlas' N5."""
+MISSING = {"N5": 4, "N5 of the atlas": 1, "OME-Zarr 0.4": 4, "OME-Zarr 0.4 of the atlas": 1, "OME-Zarr 0.5": 0}
+"""Objects of zeros, which are not stored: those from voxel 96 on along z and x, in chunks of 32³ and 128³."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    base = tmp_path_factory.mktemp("world")
+    folder = base / "stores"
+    folder.mkdir()
+    with contextlib.ExitStack() as stack:
+        environment = stack.enter_context(pytest.MonkeyPatch.context())
+        web = stack.enter_context(web_server(folder))
+        bucket = stack.enter_context(s3_bucket(environment, base))
+        zarr.create_array(folder / "plain.zarr", data=VOXELS, chunks=(32, 32, 32))
+        scheduler = stack.enter_context(started_scheduler(base / "scheduler", workers=1))
+        yield World(folder, web, bucket, scheduler.address)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """The command line in this process."""
+
+    def call(*arguments: object) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["voxcaliper", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return Finished(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def plain(world: World, here: Callable[..., Finished]) -> Callable[[float], dict[str, Any]]:
+    """Statistics of the plain Zarr with a voxel size; each is measured once."""
+
+    def statistics(um: float) -> dict[str, Any]:
+        run = world.folder.parent / f"plain-{um:g}"
+        if not run.exists():
+            done = here(
+                "thickness", world.folder / "plain.zarr", "--run", run, "--voxel-size-um", um,
+                "--scheduler", world.scheduler, "--quiet", *THRESHOLD,
+            )  # fmt: skip
+            assert done.code == 0, done
+        return dict(json.loads((run / "statistics.json").read_text()))
+
+    return statistics
+
+
+@pytest.fixture(params=list(LAYOUTS))
+def layout(request: pytest.FixtureRequest, world: World) -> str:
+    name = str(request.param)
+    store = world.folder / name.replace(" ", "-")
+    if not store.exists():
+        LAYOUTS[name](store)
+        world.bucket.upload(store, store.name)
+    return name
+
+
+@pytest.mark.parametrize("where", ["local", "http", "s3"])
+def test_the_same_statistics(
+    world: World, here: Callable[..., Finished], plain: Callable[[float], dict[str, Any]], layout: str, where: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    server = {"http": world.web, "s3": world.bucket.server}.get(where)
+    if server:
+        server.clear()
+        server.faults = first_tries(*FAULTS)
+    location = world.address(layout.replace(" ", "-"), where)
+    run = tmp_path / "run"
+    done = here(
+        "thickness", location, "--level", LEVEL, "--run", run, "--scheduler", world.scheduler, "--quiet", *THRESHOLD
+    )
+    assert done.code == 0, done
+    assert json.loads((run / "statistics.json").read_text()) == plain(SIZES.get(layout, UM))
+    source = json.loads((run / "provenance.json").read_text())["input"]
+    assert source["objects_missing_read_as_fill_value"] == MISSING[layout]
+    assert source["format"] == layout.removesuffix(" of the atlas")
+    words = {"OME-Zarr 0.4": ["translation before"], "OME-Zarr 0.5": ["both in its attr", "translation before"]}
+    expected = words.get(layout.removesuffix(" of the atlas"), [])
+    assert len(source["warnings"]) == len(expected)
+    assert all(any(word in warning for warning in source["warnings"]) for word in expected)
+    assert done.err.count("voxcaliper: warning: ") == len(expected)
+    if server:
+        assert {request.status for request in server.requests} >= {0, 500, 503, 429}
+
+
+BOX = Box((10, 0, 20), (100, 32, 120))
+
+
+@pytest.mark.parametrize("where", ["http", "s3"])
+def test_a_chunk_that_stays_cut_is_named(
+    world: World, layout: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.volume.patience.sleep", lambda _: None)
+    monkeypatch.setattr("pipeline.volume.remote.QUICK_PAUSES_SECONDS", (0.0,))
+    server = world.web if where == "http" else world.bucket.server
+    server.faults = lambda *_: None
+    volume = open_volume(world.address(layout.replace(" ", "-"), where), level=LEVEL)
+    key = volume.object_key((0, 0, 0))
+    for fault, words in (("truncate", "the connection failed"), ("half", "corrupt chunk"), (410, "answered 410 Gone")):
+        if fault == "half" and volume.shard_shape:
+            continue  # a part of a shard is asked for by its length, which the server cannot get wrong unnoticed
+        server.faults = lambda _method, path, _number, fault=fault: fault if path.endswith(key) else None  # type: ignore[misc]
+        with pytest.raises(StorageError) as caught:
+            volume.read(BOX)
+        assert words in str(caught.value)
+        assert key in str(caught.value)
+        assert volume.location in str(caught.value)
+    server.faults = lambda *_: None
+    np.testing.assert_array_equal(volume.read(BOX), VOXELS[BOX.slices])
+
+
+@pytest.mark.parametrize("where", ["http", "s3"])
+@pytest.mark.parametrize("kind", ["N5", "Zarr"])
+def test_missing_is_not_zero(world: World, where: str, kind: str, here: Callable[..., Finished]) -> None:
+    """One chunk of zeros is stored, one is not, and one is gone from the server (404)."""
+    voxels = np.ones((8, 8, 24), np.uint8)
+    voxels[:, :, :16] = 0
+    store = world.folder / f"sparse-{kind}"
+    if not store.exists():
+        if kind == "N5":
+            write_n5_array(store, voxels, {
+                "dimensions": [24, 8, 8], "blockSize": [8, 8, 8], "dataType": "uint8", "compression": {"type": "gzip"},
+            })  # fmt: skip
+            (store / "0" / "0").mkdir(parents=True, exist_ok=True)
+            # An N5 block: mode 0, three axes, their lengths, then the values.
+            block = b"".join(n.to_bytes(width, "big") for n, width in ((0, 2), (3, 2), (8, 4), (8, 4), (8, 4)))
+            (store / "0" / "0" / "0").write_bytes(block + gzip.compress(bytes(512)))
+        else:
+            array = zarr.create_array(
+                store, shape=voxels.shape, chunks=(8, 8, 8), dtype="u1", config={"write_empty_chunks": True}
+            )
+            array[:, :, :8] = voxels[:, :, :8]
+            array[:, :, 16:] = voxels[:, :, 16:]
+        world.bucket.upload(store, store.name)
+    for server in (world.web, world.bucket.server):
+        server.faults = lambda *_: None
+    volume = open_volume(world.address(store.name, where))
+    assert volume.missing_chunks(volume.box) == 1
+    assert volume.missing_chunks(Box((0, 0, 0), (8, 8, 8))) == 0
+    assert volume.stored_objects() is not None
+    np.testing.assert_array_equal(volume.read(volume.box), voxels)
+    said = here("info", world.address(store.name, where))
+    assert "2 of 3 stored; the other 1 read as 0" in said.out
+    gone = volume.object_key((0, 0, 2))
+    for server in (world.web, world.bucket.server):
+        server.faults = lambda _method, path, _number: 404 if path.endswith(gone) else None
+    assert volume.missing_chunks(volume.box) == 2
+    assert not volume.read(volume.box).any()
+
+
+def test_slow_answers_end(world: World, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.volume.patience.sleep", lambda _: None)
+    world.web.faults = lambda *_: None
+    volume = open_volume(world.address(layout.replace(" ", "-"), "http"), level=LEVEL)
+    key = volume.object_key((0, 0, 0))
+    monkeypatch.setattr(patience, "READ_SECONDS", 0.3)
+    world.web.faults = lambda _method, path, _number: 60.0 if path.endswith(key) else None
+    with pytest.raises(StorageError, match=r"the store did not answer within 0\.3 s"):
+        volume.read(Box((0, 0, 0), (4, 4, 4)))
+    world.web.faults = lambda *_: None
+
+
+def test_a_small_box_of_a_large_shard_moves_few_bytes(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 2**16, (128, 256, 256), np.uint16)
+    write_stack_to_chunk(tmp_path / "large.ome.zarr", noise, chunk=32, slices=128)
+    with web_server(tmp_path) as server:
+        volume = open_volume(f"{server.url}/large.ome.zarr", level=LEVEL)
+        assert volume.shard_shape == (128, 256, 256)
+        server.clear()
+        box = Box((40, 40, 40), (60, 60, 60))
+        np.testing.assert_array_equal(volume.read(box), noise[box.slices])
+        shard = (tmp_path / "large.ome.zarr" / volume.object_key((0, 0, 0))).stat().st_size
+        assert server.sent < 32**3 * 2 * 1.2  # a chunk and the index of the shard
+        assert server.sent < shard / 200
+
+
+@pytest.mark.parametrize("where", ["local", "http"])
+def test_conversion(world: World, layout: str, where: str, here: Callable[..., Finished], tmp_path: Path) -> None:
+    world.web.faults = lambda *_: None
+    location = world.address(layout.replace(" ", "-"), where)
+    name = f"s{LEVEL}" if layout.startswith("N5") else str(LEVEL)
+    done = here("convert", f"{location}/{name}", tmp_path / "copy.ome.zarr", "--quiet")
+    assert done.code == 0, done
+    copy = open_volume(str(tmp_path / "copy.ome.zarr"))
+    assert copy.voxel_size == VoxelSize((SIZES.get(layout, UM),) * 3)
+    np.testing.assert_array_equal(copy.read(copy.box), VOXELS)
+
+
+def test_levels_and_identities(world: World, layout: str) -> None:
+    where = world.address(layout.replace(" ", "-"), "local")
+    volume = open_volume(where, level=LEVEL)
+    array = f"{where}/{volume.array_path}"
+    assert open_volume(array) == volume
+    assert volume.level_count == (8 if layout == "OME-Zarr 0.4 of the atlas" else 5)
+    with pytest.raises(InputError, match=rf"has no level 9; its levels are 0 to {volume.level_count - 1}"):
+        open_volume(where, level=9)
+    with pytest.raises(InputError):
+        open_volume(where, level=0)  # it is named by the metadata, but not there
+    assert volume.identity()["metadata_sha256"] == volume.metadata_sha256
+    assert open_volume(where, level=LEVEL, voxel_size_um=(3, 2, 1)).voxel_size == VoxelSize((3, 2, 1))
+
+
+def write_pyramid(folder: Path, group: dict[str, Any] | None, levels: list[dict[str, Any]]) -> str:
+    for level, attributes in enumerate(levels):
+        write_n5_array(folder / f"s{level}", grey((7, 10, 13), seed=level), {
+            "dimensions": [13, 10, 7], "blockSize": [4, 5, 6], "dataType": "uint16", "compression": {"type": "raw"},
+            **attributes,
+        })  # fmt: skip
+    if group is not None:
+        (folder / "attributes.json").write_text(json.dumps(group))
+    return str(folder)
+
+
+PIXELS = {"pixelResolution": {"dimensions": [1.5, 2, 3], "unit": "um"}}
+NANOMETRES = {"resolution": [1500, 2000, 3000], "units": ["nm"] * 3}
+STEPS = [{"downsamplingFactors": [1, 1, 1]}, {"downsamplingFactors": [2, 2, 1]}]
+
+
+@pytest.mark.parametrize(
+    ("group", "levels"),
+    [
+        (PIXELS | {"scales": [[1, 1, 1], [2, 2, 1]]}, [{}, {}]),
+        (PIXELS | {"downsamplingFactors": [[1, 1, 1], [2, 2, 1]]}, [{}, {}]),
+        (NANOMETRES | {"multiScale": True}, STEPS),
+        (None, [PIXELS | steps for steps in STEPS]),
+        ({"multiScale": True}, [NANOMETRES | steps for steps in STEPS]),
+    ],
+)
+def test_n5_of_others(tmp_path: Path, group: dict[str, Any] | None, levels: list[dict[str, Any]]) -> None:
+    where = write_pyramid(tmp_path / "v.n5", group, levels)
+    for level, size in enumerate([(3.0, 2.0, 1.5), (3.0, 4.0, 3.0)]):
+        volume = open_volume(where, level=level)
+        assert (volume.voxel_size, volume.level_count, volume.format) == (VoxelSize(size), 2, "N5")
+        assert volume.chunk_shape == (6, 5, 4)
+        box = Box((1, 2, 3), (7, 9, 11))
+        np.testing.assert_array_equal(volume.read(box), grey((7, 10, 13), seed=level)[box.slices])
+
+
+def test_n5_of_bigdataviewer(tmp_path: Path) -> None:
+    where = write_pyramid(tmp_path / "setup0" / "timepoint0", {"multiScale": True} | PIXELS, [{}, {}])
+    (tmp_path / "setup0" / "attributes.json").write_text(json.dumps({"downsamplingFactors": [[1, 1, 1], [4, 4, 2]]}))
+    assert open_volume(where, level=1).voxel_size == VoxelSize((6, 8, 6))
+
+
+def test_n5_without_units_has_no_voxel_size(tmp_path: Path) -> None:
+    where = write_pyramid(tmp_path / "v.n5", {"resolution": [1, 1, 1]}, STEPS)
+    assert open_volume(where).voxel_size is None
+    assert open_volume(f"n5://{where}/", voxel_size_um=(1, 1, 1)).voxel_size == VoxelSize((1, 1, 1))
+
+
+def test_n5_that_is_none(tmp_path: Path) -> None:
+    where = Path(write_pyramid(tmp_path / "v.n5", {"resolution": [1, "x", 1], "units": ["um"] * 3}, [{}]))
+    with pytest.raises(InputError, match=r"states a resolution that is none.*--voxel-size-um"):
+        open_volume(str(where))
+    document = json.loads((where / "s0" / "attributes.json").read_text())
+    for change, words in (
+        ({"compression": {"type": "lz4"}}, "is no N5 array that can be read"),
+        ({"dataType": "object"}, "is no N5 array that can be read"),
+        ({"dimensions": [13, 10]}, "is no N5 array that can be read"),
+    ):
+        (where / "s0" / "attributes.json").write_text(json.dumps(document | change))
+        with pytest.raises(InputError, match=words):
+            open_volume(str(where))
+    document.pop("blockSize")
+    (where / "s0" / "attributes.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"lacks blockSize"):
+        open_volume(str(where))
+    (where / "s0" / "attributes.json").write_text("{")
+    with pytest.raises(InputError, match=r"attributes\.json is not JSON"):
+        open_volume(str(where))
+
+
+@pytest.mark.parametrize("axes", ["xyz", "zyx", "yxz"])
+def test_n5_axes_in_any_stored_order(tmp_path: Path, axes: str) -> None:
+    voxels = grey((7, 10, 13))
+    stored = voxels.transpose(["zyx".index(axis) for axis in axes])
+    write_n5_array(tmp_path / "a.n5", stored.T, {
+        "dimensions": list(stored.shape), "blockSize": [4, 4, 4], "dataType": "uint16", "axes": list(axes),
+        "compression": {"type": "gzip"},
+    })  # fmt: skip
+    volume = open_volume(str(tmp_path / "a.n5"))
+    np.testing.assert_array_equal(volume.read(volume.box), voxels)
+    (tmp_path / "a.n5" / volume.object_key((1, 0, 0))).unlink()
+    assert volume.missing_chunks(volume.box) == 1
+    assert not volume.read(Box((4, 0, 0), (7, 4, 4))).any()
