@@ -49,6 +49,10 @@ def _memory(text: Any) -> int:
     raise ValueError(f'{text!r} is no amount of memory; write a number and its unit, for example "64 GiB" or "64 GB"')
 
 
+def _cache_size(text: Any) -> int:
+    return 0 if text in (0, "0") and text is not False else _memory(text)
+
+
 def _directive(text: Any) -> str:
     if isinstance(text, str) and text.startswith("-") and "\n" not in text:
         return text
@@ -71,6 +75,8 @@ def _path(text: Any) -> Path:
 Walltime = Annotated[str, BeforeValidator(_walltime)]
 Memory = Annotated[int, BeforeValidator(_memory)]
 """Bytes; in the file a number with its unit."""
+CacheSize = Annotated[int, BeforeValidator(_cache_size)]
+"""Bytes; in the file a number with its unit, or 0."""
 Name = Annotated[str, Field(pattern=r"^[\w.,:@+-]+$")]
 Scratch = Annotated[str, Field(pattern=r"^[\w./${}-]+$")]
 Directive = Annotated[str, BeforeValidator(_directive)]
@@ -83,14 +89,31 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class LocalProfile(_Section):
+class _Workers(_Section):
+    """What profiles of every kind may say.
+
+    cache, cache_size : folder (of the machine where a worker runs) and size of what is kept of remote stores, 0 for
+        nothing; None for what the environment says (VOXCALIPER_CACHE, VOXCALIPER_CACHE_SIZE), else a default.
+    """
+
+    cache: Scratch | None = None
+    cache_size: CacheSize | None = None
+
+    @property
+    def cache_environment(self) -> dict[str, str]:
+        """The same as variables, for the driver and every worker. The folder may hold variables of the shell."""
+        given = {"VOXCALIPER_CACHE": self.cache, "VOXCALIPER_CACHE_SIZE": self.cache_size}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
+class LocalProfile(_Workers):
     """Worker processes on this machine. workers : how many, None for one per core or card."""
 
     kind: Literal["local"] = "local"
     workers: Count | None = None
 
 
-class SchedulerProfile(_Section):
+class SchedulerProfile(_Workers):
     """A scheduler that runs already. address : tls://HOST:PORT, or tcp://HOST:PORT on this machine.
 
     ca_file, certificate, key : PEM files to log in with; without them those of Dask's own configuration count.
@@ -116,7 +139,7 @@ class DriverProfile(_Section):
     directives: tuple[Directive, ...] = ()
 
 
-class SlurmProfile(_Section):
+class SlurmProfile(_Workers):
     """Workers as jobs of SLURM.
 
     jobs : how many to keep running. cores, memory, gpus, walltime : of each. workers : processes in each, None for one

@@ -112,13 +112,14 @@ def worker_arguments(profile: SlurmProfile, security: Security) -> list[str]:
 
 
 def environment_lines(profile: SlurmProfile) -> list[str]:
-    """Lines of shell before the worker: what the user gave, Dask's settings, the scratch folder."""
+    """Lines of shell before the worker: what the user gave, Dask's settings, the scratch folder, the cache."""
     settings = [
         f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={value}"
         for key, value in MEMORY_SETTINGS.items()
     ]
     scratch = [f'export TMPDIR="{profile.scratch}"', 'mkdir -p "$TMPDIR"'] if profile.scratch else []
-    return [*profile.setup, *settings, *scratch]
+    cache = [f'export {name}="{value}"' for name, value in profile.cache_environment.items()]
+    return [*profile.setup, *settings, *scratch, *cache]
 
 
 async def command_output(command: list[str], **options: Any) -> str:

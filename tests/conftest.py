@@ -19,6 +19,8 @@ settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
+os.environ["VOXCALIPER_CACHE_SIZE"] = "0"  # a test that is about the cache has one of its own
+
 
 def _missing_gpu() -> str | None:
     """Why tests marked gpu cannot run here; None where they can."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from cluster.environment import settle_environment
 from cluster.local import DeviceChoice, Workers
 from cluster.open import foretold, open_cluster
 from cluster.profile import Profile, with_more_memory
@@ -38,6 +39,7 @@ def carry_out(
     begin : makes or opens the run for workers, as soon as it is known what they offer. again : opens it once more.
     Where workers die for want of memory, the run goes on with half as many tasks at a time while that is possible.
     """
+    settle_environment(profile)
     aloud = partial(say, quiet=quiet)
     offer = foretold(profile, device)
     started = begin(offer) if offer else None

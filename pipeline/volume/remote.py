@@ -28,6 +28,7 @@ from zarr.storage import ObjectStore
 
 from pipeline.errors import InputError
 from pipeline.volume import patience
+from pipeline.volume.cache import Entry, cache
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class RemoteStore(ObjectStore[Any]):
 
     def __init__(self, location: str) -> None:
         super().__init__(_client(location), read_only=True)
-        self.location = location
+        self._origin = " ".join((*map(_environment, ENDPOINTS), location))
         self.lists = not isinstance(self.store, HTTPStore)
 
     @property
@@ -91,8 +92,17 @@ class RemoteStore(ObjectStore[Any]):
 
     async def _body(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
         options: obstore.GetOptions = {} if byte_range is None else {"range": _range(byte_range)}
+        kept, name = cache(), f"{self._origin}/{key} {byte_range}"
+        entry = await asyncio.to_thread(kept.get, name) if kept else None
+        if entry is not None and entry.etag:
+            options["if_none_match"] = entry.etag
+        elif entry is not None and entry.modified:
+            options["if_modified_since"] = entry.modified
         try:
             answer = await _found(obstore.get_async(self.store, key, options=options))
+        except exceptions.NotModifiedError:
+            assert entry is not None
+            return entry.body
         except exceptions.NotSupportedError:  # a server that knows no ranges sends the whole object
             answer = await _found(obstore.get_async(self.store, key))
             return None if answer is None else _part(bytes(await answer.bytes_async()), byte_range)
@@ -102,6 +112,9 @@ class RemoteStore(ObjectStore[Any]):
         start, stop = answer.range
         if len(body) != stop - start:
             raise ConnectionError(errno.ECONNRESET, f"the server sent {len(body)} of {stop - start} bytes")
+        if kept:
+            mark = Entry(body, answer.meta["e_tag"], answer.meta["last_modified"])
+            await asyncio.to_thread(kept.put, name, mark)
         return body
 
     async def _again(self, request: Callable[[], Awaitable[T]]) -> T:

@@ -24,7 +24,7 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.volume.patience import patiently, reason, within_time
 from pipeline.volume.remote import RemoteStore
 from pipeline.volume.web_index import children
@@ -104,7 +104,7 @@ class Store(ABC):
             return patiently(lambda: within_time(reading()))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
-        except (MemoryError, StorageError):
+        except (MemoryError, VoxcaliperError):
             raise
         except Exception as error:  # packages behind fsspec have their own kinds of errors
             raise StorageError(

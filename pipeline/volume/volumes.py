@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.volume.arrays import StoredArray
 from pipeline.volume.patience import patiently, reason
@@ -150,7 +150,7 @@ class Volume:
             if self.decode_bytes is None and (self.every_chunk_stored or self.shard_shape):
                 self._check_objects(box)
             return patiently(lambda: self._voxels(box))
-        except (MemoryError, StorageError):
+        except (MemoryError, VoxcaliperError):
             raise
         except Exception as error:  # codecs raise whatever they like; all of it means that the store is unreadable
             raise self._unreadable(box, error) from error

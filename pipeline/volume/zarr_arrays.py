@@ -19,7 +19,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import StorePath, WrapperStore
 
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
 from pipeline.volume.metadata import ImageMetadata, image_metadata
@@ -148,7 +148,7 @@ def _open_node(location: str, path: str = "") -> zarr.Array[Any] | zarr.Group:
         raise InputError(f"{where} holds no Zarr array or group; check the address.") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{where} is not a readable Zarr store ({reason(error)}); check its address.") from error
-    except (StorageError, MemoryError):
+    except (VoxcaliperError, MemoryError):
         raise
     except Exception as error:  # packages behind fsspec have their own kinds of errors
         raise StorageError(f"{where} cannot be opened: {reason(error)}; check the store.") from error

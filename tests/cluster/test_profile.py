@@ -51,7 +51,7 @@ def test_there_are_examples_for_cpu_gpu_and_preemption() -> None:
         ("jobs = 2", 'must say kind = "local", "scheduler" or "slurm", but it does not.'),
         ("kind = slurm", "is not TOML: Invalid value (at line 1, column 8)."),
         ('kind = "slurm"', "cannot be used: jobs is missing."),
-        (PLAIN + "partitoin = 1", "partitoin is no key of it; there are kind, jobs, cores, memory"),
+        (PLAIN + "partitoin = 1", "partitoin is no key of it; there are cache, cache_size, kind, jobs, cores, memory"),
         (PLAIN.replace("8 GiB", "8G"), "memory: '8G' is no amount of memory; write a number and its unit"),
         (PLAIN.replace('"8 GiB"', "8"), "memory: 8 is no amount of memory"),
         (PLAIN.replace("01:00:00", "1h"), "walltime: '1h' is no time limit of SLURM; write 04:00:00 for hours"),
@@ -60,6 +60,8 @@ def test_there_are_examples_for_cpu_gpu_and_preemption() -> None:
         (PLAIN.replace("jobs = 2", "jobs = 1.5"), "jobs: "),
         (PLAIN + 'partition = "a b"', "partition: 'a b' holds characters that a script cannot take"),
         (PLAIN + 'scratch = "/tmp; rm -r x"', "scratch: '/tmp; rm -r x' holds characters"),
+        (PLAIN + 'cache = "/tmp; rm -r x"', "cache: '/tmp; rm -r x' holds characters"),
+        (PLAIN + "cache_size = 20", "cache_size: 20 is no amount of memory; write a number and its unit"),
         (PLAIN + 'directives = ["qos=long"]', "directives.0: 'qos=long' is no option of sbatch"),
         (PLAIN + 'setup = ["a\\nb"]', "setup.0: 'a\\nb' is not one line of shell"),
         (PLAIN + "gpus = 1", "gpu_memory is missing: with gpus, say how much memory one has"),
@@ -137,3 +139,17 @@ def test_one_way_to_say_where(here: Command, tmp_path: Path, pair: tuple[str, st
     profile = EXAMPLES / "cpu.toml"
     done = here("thickness", "mask", "--run", tmp_path / "run", "--profile", profile, *pair)
     assert "--profile, --workers and --scheduler exclude each other" in done.failure()
+
+
+def test_every_kind_of_profile_takes_a_cache(tmp_path: Path) -> None:
+    path = tmp_path / "profile.toml"
+    for kind in ('kind = "local"', 'kind = "scheduler"\naddress = "tcp://127.0.0.1:1"', PLAIN):
+        path.write_text(kind + '\ncache = "$HOME/cache"\ncache_size = "1 GiB"\n')
+        assert read_profile(path).cache_environment == {
+            "VOXCALIPER_CACHE": "$HOME/cache",
+            "VOXCALIPER_CACHE_SIZE": "1073741824",
+        }
+        path.write_text(kind + "\ncache_size = 0\n")
+        assert read_profile(path).cache_environment == {"VOXCALIPER_CACHE_SIZE": "0"}
+        path.write_text(kind)
+        assert read_profile(path).cache_environment == {}

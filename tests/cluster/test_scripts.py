@@ -37,6 +37,8 @@ export DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False
 export DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE=0.98
 export TMPDIR="/scratch/$USER"
 mkdir -p "$TMPDIR"
+export VOXCALIPER_CACHE="/scratch/$USER/cache"
+export VOXCALIPER_CACHE_SIZE="21474836480"
 exec python3 -m distributed.cli.dask_worker tls://DRIVER:PORT --name {NAME}-N --nthreads 1\
  --memory-limit 1932735283 --nworkers 4 --nanny --death-timeout 120 --local-directory "$TMPDIR"\
  --lifetime 3000s --lifetime-stagger 200s --no-dashboard --dashboard-address 127.0.0.1:0 --interface ib0\
@@ -69,6 +71,8 @@ account = "bone"
 setup = ["module load python"]
 python = "python3"
 scratch = "/scratch/$USER"
+cache = "/scratch/$USER/cache"
+cache_size = "20 GiB"
 interface = "ib0"
 directives = ["--qos=long"]
 """

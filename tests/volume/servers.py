@@ -165,6 +165,9 @@ def folder(root: Path, *, index: bool = False, ranges: bool = True, marks: bool 
             own["ETag"] = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
             if headers.get("If-None-Match", headers.get("if-none-match")) == own["ETag"]:
                 return 304, own, b""
+        since = headers.get("If-Modified-Since", headers.get("if-modified-since"))
+        if since and int(found.st_mtime) <= email.utils.parsedate_to_datetime(since).timestamp():
+            return 304, own, b""
         if ranges:
             own["Accept-Ranges"] = "bytes"
         wanted = headers.get("Range", headers.get("range")) if ranges else None
