@@ -19,11 +19,12 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
 from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
+from pipeline.volume.patience import reason
 from pipeline.volume.ranged import RangedFile
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice, TiffVolume
@@ -138,8 +139,10 @@ def _read_header(store: Store, _stat: ObjectStat) -> Contents:
         return reader(RangedFile(store))
     except NotAVolumeError as error:
         raise InputError(f"{store.location} {error}.") from error
-    except (ValueError, EOFError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise InputError(f"{store.location} is not a readable {kind} ({error}).") from error
+    except (MemoryError, OSError, VoxcaliperError):
+        raise
+    except Exception as error:  # libraries raise whatever they like where a header is damaged
+        raise InputError(f"{store.location} is not a readable {kind} ({reason(error)}).") from error
 
 
 def _flat_contents(file: RangedFile, kind: str, flat: Flat, voxel_size: VoxelSize | None) -> Contents:

@@ -56,6 +56,12 @@ class RangedFile(io.RawIOBase):
         self._position += len(content)
         return len(content)
 
+    def readall(self) -> bytes:
+        """The rest, in one request; Python's own would ask for a few kilobytes at a time."""
+        content = self.read_at(self._position, self.size - self._position)
+        self._position += len(content)
+        return content
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As of any file."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]

@@ -22,6 +22,7 @@ import zict
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.jpeg2000 import Jpeg2000Slice
+from pipeline.volume.patience import reason
 from pipeline.volume.ranged import RangedFile
 from pipeline.volume.slice_names import check_numbers, names_in, natural
 from pipeline.volume.stores import ObjectStat, Store, open_store
@@ -121,7 +122,7 @@ class SliceArray:
             raise StorageError(f"{store.address(name)} is missing; restore this slice and start again.") from error
         except ValueError as error:
             raise StorageError(
-                f"{store.address(name)} cannot be read ({error}); replace this slice and start again."
+                f"{store.address(name)} cannot be read ({reason(error)}); replace this slice and start again."
             ) from error
         if plane is None:
             raise StorageError(
@@ -198,7 +199,7 @@ def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str]:
         raise InputError(f"{store.address(name)} was removed while the stack was opened; restore it.") from error
     except ValueError as error:
         raise InputError(
-            f"{store.address(name)} is not a readable {codec} slice ({error}); remove or replace it."
+            f"{store.address(name)} is not a readable {codec} slice ({reason(error)}); remove or replace it."
         ) from error
     y, x = found.shape
     return (y, x), found.dtype

@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 import tifffile
-import zarr
 
 from pipeline.errors import VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
@@ -57,6 +56,8 @@ class TiffVolume:
                     f"has the axes {series.axes} and the shape {series.shape}; a grey volume Z, Y, X is needed"
                 )
             self.shape = volume_shape(series.shape)
+            if series.dataoffset is None and len(series.pages) != self.shape[0]:
+                raise NotAVolumeError(f"holds {self.shape[0]} planes in {len(series.pages)} pages; store one in each")
             self.flat = _flat(self._tiff, self.shape)
             self.dtype = np.dtype(series.dtype).newbyteorder("=")
             self.voxel_size = _voxel_size(self._tiff)
@@ -66,10 +67,9 @@ class TiffVolume:
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The voxels of a box (z, y, x), plane by plane, of a file that is not flat."""
         voxels = np.empty(box.shape, self.dtype)
-        with _damage_said(), self._tiff.series[0].aszarr(level=0) as store:
-            array = zarr.open_array(store, mode="r")
+        with _damage_said():
             for z in range(box.start[0], box.stop[0]):
-                voxels[z - box.start[0]] = array[z, *box.slices[1:]]
+                voxels[z - box.start[0]] = _read_page(self._tiff, self._tiff.series[0].pages[z], box.slices[1:])
         return voxels
 
 
@@ -99,8 +99,7 @@ class TiffSlice:
                 box = Box((0, part[0].start, part[1].start), (1, part[0].stop, part[1].stop))
                 plane: npt.NDArray[Any] = flat.read(self._read_at, box)[0]
                 return plane
-            with self._tiff.series[0].aszarr(level=0) as store:
-                return np.asarray(zarr.open_array(store, mode="r")[part])
+            return _read_page(self._tiff, self._tiff.series[0].pages[0], part)
 
     def _read_at(self, position: int, count: int) -> bytes:
         self._file.seek(position)
@@ -117,6 +116,30 @@ def _flat(tiff: tifffile.TiffFile, shape: Index) -> Flat | None:
     if series.dataoffset is None:
         return None
     return Flat(int(series.dataoffset), shape, np.dtype(series.dtype).newbyteorder(tiff.byteorder))
+
+
+def _read_page(tiff: tifffile.TiffFile, page: Any, part: tuple[slice, slice]) -> npt.NDArray[Any]:
+    """Part of a plane (y, x) out of the strips or tiles that it touches; what the file leaves out is zero."""
+    keyframe = page.keyframe
+    lines, columns = map(int, keyframe.chunks[-2:])
+    across = -(-keyframe.imagewidth // columns)
+    rows = range(part[0].start // lines, -(-part[0].stop // lines))
+    segments = [
+        row * across + column for row in rows for column in range(part[1].start // columns, -(-part[1].stop // columns))
+    ]
+    offsets, counts = ([table[index] for index in segments] for table in (page.dataoffsets, page.databytecounts))
+    plane = np.zeros([side.stop - side.start for side in part], np.dtype(keyframe.dtype).newbyteorder("="))
+    for content, index in tiff.filehandle.read_segments(offsets, counts, indices=segments):
+        decoded, (_, _, top, left, _), _ = keyframe.decode(content, index)
+        if decoded is None:
+            continue
+        segment = decoded[0, :, :, 0]
+        y0, x0 = max(part[0].start, top), max(part[1].start, left)
+        y1, x1 = min(part[0].stop, top + segment.shape[0]), min(part[1].stop, left + segment.shape[1])
+        plane[y0 - part[0].start : y1 - part[0].start, x0 - part[1].start : x1 - part[1].start] = segment[
+            y0 - top : y1 - top, x0 - left : x1 - left
+        ]
+    return plane
 
 
 def _voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:

@@ -67,7 +67,9 @@ FORMATS: dict[str, Callable[[Path, Voxels], Path]] = {
     "big-endian tiff": lambda folder, voxels: _tiff(folder / "v.tiff", voxels, byteorder=">"),
     "ImageJ tiff": lambda folder, voxels: _tiff(folder / "v.tif", voxels, imagej=True, metadata={"axes": "ZYX"}),
     "striped tiff": lambda folder, voxels: _tiff(folder / "v.TIF", voxels, compression="zlib", rowsperstrip=4),
-    "tiled tiff": lambda folder, voxels: _tiff(folder / "v.tif", voxels, compression="zlib", tile=(16, 16)),
+    "tiled tiff": lambda folder, voxels: _tiff(
+        folder / "v.tif", voxels, compression="zlib", predictor=True, tile=(16, 16)
+    ),
     "tiff slices": lambda folder, voxels: tiff_slices(folder / "s", voxels),
     "striped tiff slices": lambda folder, voxels: tiff_slices(folder / "s", voxels, compression="zlib", rowsperstrip=4),
     "tiled tiff slices": lambda folder, voxels: tiff_slices(folder / "s", voxels, compression="lzw", tile=(16, 16)),

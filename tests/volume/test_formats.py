@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, VoxelSize
 from pipeline.volume import compressed, slices
+from pipeline.volume.fingerprint import fingerprint
 from pipeline.volume.opening import Volume, open_volume
 from tests.volume.formats import FORMATS, nifti
 from tests.volume.servers import Bucket, Server, first_tries, s3_bucket, web_server
@@ -218,3 +220,51 @@ def test_scaled_values(tmp_path: Path, kind: str) -> None:
     read: npt.NDArray[Any] = volume.read(box)
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, 0.5 * VOXELS[box.slices] - 3)
+
+
+@pytest.mark.parametrize("kind", ["npy", "nii.gz", "jp2 slices", "tiff slices"])
+def test_fingerprints(tmp_path: Path, kind: str) -> None:
+    where = FORMATS[kind](tmp_path, VOXELS)
+    with web_server(tmp_path, index=True) as server:
+        for location in (str(where), f"{server.url}/{where.name}"):
+            before = fingerprint(open_volume(location))
+            assert fingerprint(open_volume(location)) == before
+            assert before.objects == (len(VOXELS) if where.is_dir() else 1)
+            changed = sorted(where.iterdir())[3] if where.is_dir() else where
+            changed.write_bytes(changed.read_bytes() + b"\0")
+            assert fingerprint(open_volume(location)).digest != before.digest
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_is_said_in_a_sentence(root: Path, tmp_path: Path, kind: str, data: st.DataObject) -> None:
+    """Whatever bytes are flipped, zeroed or cut off: the voxels are read, or one sentence names the file."""
+    where = tmp_path / location(root, kind).name
+    if location(root, kind).is_dir():
+        shutil.copytree(location(root, kind), where, dirs_exist_ok=True)
+    else:
+        shutil.copy(location(root, kind), where)
+    victim = sorted(where.iterdir())[5] if where.is_dir() else where
+    content = bytearray(victim.read_bytes())
+    position = data.draw(st.integers(0, 600) | st.integers(0, len(content) - 1)) % len(content)
+    count = data.draw(st.integers(1, 40))
+    damage = data.draw(st.sampled_from(["flip", "zero", "cut", "remove"]))
+    if damage == "cut":
+        content = content[:position]
+    elif damage == "remove":
+        content[position : position + count] = b""
+    else:
+        last = min(len(content), position + count)
+        content[position:last] = (
+            bytes(last - position) if damage == "zero" else bytes(b ^ 0x41 for b in content[position:last])
+        )
+    victim.write_bytes(content)
+    said = ""
+    try:
+        volume = open_volume(str(where))
+        if volume.box.voxels <= 10 * VOXELS.size:
+            volume.read(volume.box)
+    except VoxcaliperError as error:
+        said = str(error)
+    assert not said or (str(where) in said and "\n" not in said and said.endswith("."))

@@ -265,3 +265,16 @@ def test_memory_of_decoding(tmp_path: Path, dtype: str, kind: str) -> None:
     measured = subprocess.run(command, capture_output=True, check=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     taken, formula = map(int, measured.stdout.split())
     assert noise[0].nbytes < taken <= formula + 2 * 2**20
+
+
+def test_large_slices_come_in_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "PIECE_BYTES", 1000)
+    voxels = grey((2, 400, 500), "uint16")
+    stack = jpeg2000_slices(tmp_path / "s", voxels)
+    with web_server(stack, index=True) as server:
+        volume = open_volume(server.url)
+        server.clear()
+        np.testing.assert_array_equal(volume.read(volume.box), voxels)
+        fetched = [request.sent for request in server.requests if request.method == "GET"]
+        assert len(fetched) == 4  # the header and the rest of each
+        assert sum(fetched) <= sum(file.stat().st_size for file in stack.iterdir()) + 2 * 2**16
