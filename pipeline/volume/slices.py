@@ -207,8 +207,9 @@ def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str]:
 
 def _slices(store: Store) -> tuple[str, tuple[str, ...]]:
     """The codec and the names of the slices in a folder, in their order."""
+    listed = names_in(store)
     found = {
-        codec: sorted((name for name in names_in(store) if name.lower().endswith(suffixes)), key=natural)
+        codec: sorted((name for name in listed if name.lower().endswith(suffixes)), key=natural)
         for codec, (_, suffixes) in CODECS.items()
     }
     codecs = [codec for codec, names in found.items() if names]
