@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError, StorageError
-from pipeline.geometry import BlockGrid, Index, VoxelSize
+from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.volumes import PIECE_BYTES
 from pipeline.volume.writing import Multiscale, Reducer, create_multiscale, reduce_block_bytes, write_block_bytes
 
 Kind = Literal["auto", "grey", "labels"]
@@ -101,13 +102,29 @@ def slabs(volume: Volume, thickness: int) -> Iterator[npt.NDArray[Any]]:
 
     All of them use the same memory: a slab is gone when the next one is asked for.
     """
-    planes = (plane for piece in volume.pieces(volume.box) for plane in volume.read_piece(piece))
+    planes = _planes(volume)
     slab = np.empty((min(thickness, volume.shape[0]), *volume.shape[1:]), volume.dtype)
     for start in range(0, volume.shape[0], thickness):
         count = min(thickness, volume.shape[0] - start)
         for z in range(count):
             slab[z] = next(planes)
         yield slab[:count]
+
+
+def _planes(volume: Volume) -> Iterator[npt.NDArray[Any]]:
+    for piece in volume.pieces(volume.box):
+        layer = np.empty(piece.shape, volume.dtype)
+        for tile in _tiles(volume, piece):
+            layer[:, tile.start[1] : tile.stop[1]] = volume.read_piece(tile)
+        yield from layer
+
+
+def _tiles(volume: Volume, layer: Box) -> list[Box]:
+    """A layer of whole planes cut along y at chunk borders: a shard of whole planes is read in parts."""
+    row = layer.shape[0] * layer.shape[2] * np.dtype(volume.dtype).itemsize * volume.chunk_shape[1]
+    side = max(1, PIECE_BYTES // row) * volume.chunk_shape[1]
+    (z0, _, x0), (z1, y1, x1) = layer.start, layer.stop
+    return [Box((z0, y, x0), (z1, min(y + side, y1), x1)) for y in range(0, y1, side)]
 
 
 def _write_pyramid(multiscale: Multiscale, report_progress: Callable[[str, int, int], None]) -> None:
@@ -145,7 +162,9 @@ def convert_bytes(source: Volume, block_shape: Index) -> int:
     _, y, x = source.shape
     dtype = np.dtype(source.dtype)
     slab = (min(block_shape[0], source.shape[0]) + 1) * y * x * dtype.itemsize
-    reading = source.piece_bytes(source.shape) + source.kept_bytes
+    layer = next(source.pieces(source.box))
+    tile = source.piece_bytes(_tiles(source, layer)[0].shape)
+    reading = math.prod(layer.shape) * dtype.itemsize + tile + source.kept_bytes
     writing = slab + reading + math.prod(block_shape) * dtype.itemsize + write_block_bytes(block_shape, dtype)
     return max(writing, source.kept_bytes + reduce_block_bytes(block_shape, dtype))
 
@@ -172,11 +191,7 @@ def describe_volume(volume: Volume) -> str:
     shards = f" in shards of {_times(volume.shard_shape)}" if volume.shard_shape and objects == "shards" else ""
     rows.append(("chunks", f"{_times(volume.chunk_shape)}{shards}"))
     if volume.level_count > 1:
-        shapes = [open_volume(volume.location, level=level).shape for level in range(volume.level_count)]
-        rows += [
-            (f"level {level}", _times(shape) + (" (this one)" if level == volume.level else ""))
-            for level, shape in enumerate(shapes)
-        ]
+        rows += [(f"level {level}", _level(volume, level)) for level in range(volume.level_count)]
     rows.append(("bytes", f"{voxels * itemsize:,} as plain voxels"))
     stored = volume.stored_objects()
     if stored:
@@ -192,6 +207,15 @@ def _objects(volume: Volume) -> str:
     if volume.decode_bytes is not None:
         return "files" if volume.shard_shape else "slices"
     return "shards" if volume.shard_shape else "chunks"
+
+
+def _level(volume: Volume, level: int) -> str:
+    if level == volume.level:
+        return f"{_times(volume.shape)} (this one)"
+    try:
+        return _times(open_volume(volume.location, level=level).shape)
+    except InputError:
+        return "named in the metadata, but not there"
 
 
 def _missing(volume: Volume, missing: int) -> str:

@@ -7,12 +7,10 @@ levels do not count. Two stores of the same voxels have different fingerprints: 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.errors import StorageError
-from pipeline.volume.stores import ObjectStat
 from pipeline.volume.volumes import Volume
 
 ETAGS, TIMES = "etags", "sizes and times"
@@ -46,7 +44,7 @@ def fingerprint(volume: Volume) -> Fingerprint:
     etags, times = _Sum(), _Sum()
     every_etag = every_time = True
     count = size = 0
-    for key, stat in _stored(volume):
+    for key, stat in volume.stored():
         count, size = count + 1, size + stat.size
         every_etag, every_time = every_etag and stat.etag is not None, every_time and stat.modified is not None
         etags.add(key, str(stat.size), stat.etag or "")
@@ -57,13 +55,6 @@ def fingerprint(volume: Volume) -> Fingerprint:
             " changed cannot be told; copy the volume to a store that does."
         )
     return Fingerprint(ETAGS if every_etag else TIMES, count, size, (etags if every_etag else times).digest())
-
-
-def _stored(volume: Volume) -> Iterator[tuple[str, ObjectStat]]:
-    listed = volume.array.listed()
-    if listed is not None:
-        return listed
-    return ((key, stat) for key, stat in volume.object_stats(iter(volume.objects)) if stat is not None)
 
 
 class _Sum:

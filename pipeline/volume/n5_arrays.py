@@ -111,7 +111,7 @@ def _decoded(metadata: str, chunks: dict[str, bytes], selection: tuple[slice | i
 
 def is_n5(store: Store) -> bool:
     """Whether an N5 array, or the group of a pyramid, lies at a location."""
-    return store.get(DOCUMENT) is not None or store.get(f"s0/{DOCUMENT}") is not None
+    return store.holds(DOCUMENT, f"s0/{DOCUMENT}")
 
 
 def open_n5(location: str, level: int, voxel_size_um: Position | None) -> Volume:
@@ -140,7 +140,7 @@ def open_n5(location: str, level: int, voxel_size_um: Position | None) -> Volume
 
 
 def _document(location: str) -> dict[str, Any] | None:
-    content = open_store(location).get(DOCUMENT)
+    content = open_store(location).document(DOCUMENT)
     if content is None:
         return None
     try:
@@ -176,7 +176,7 @@ def _level_count(location: str, around: list[dict[str, Any]]) -> int:
     factors, store, count = _factors(around), open_store(location), 0
     if factors is not None:
         return len(factors)
-    while store.get(f"s{count}/{DOCUMENT}") is not None:
+    while store.document(f"s{count}/{DOCUMENT}") is not None:
         count += 1
     if not count:
         raise InputError(f"{location} is an N5 group without the arrays s0, s1, …; give a group or array below it.")

@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.volume.files import is_file, open_file
 from pipeline.volume.n5_arrays import is_n5, open_n5
 from pipeline.volume.slices import is_stack, open_stack
-from pipeline.volume.stores import Store, absolute_location, open_store
+from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
 from pipeline.volume.volumes import Position, Volume
 from pipeline.volume.zarr_arrays import is_zarr, listing, open_zarr
 
@@ -52,11 +52,14 @@ def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None
     Raises InputError for what is not a volume, StorageError for what cannot be read.
     """
     location = absolute_location(location)
-    store = open_store(location)
+    store, refused = open_store(location), None
     for form in FORMATS:
-        if form.holds(store):
-            return form.opens(location, level, voxel_size_um)
-    raise InputError(_nothing_there(location))
+        try:
+            if form.holds(store):
+                return form.opens(location, level, voxel_size_um)
+        except RefusedError as error:
+            refused = refused or error
+    raise refused or InputError(_nothing_there(location))
 
 
 def _nothing_there(location: str) -> str:

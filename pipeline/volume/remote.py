@@ -35,6 +35,9 @@ T = TypeVar("T")
 QUICK_PAUSES_SECONDS = (0.1, 0.4)
 """Before a single request is tried again; what still fails is tried again with all its piece (patience)."""
 CONNECT_SECONDS = 10.0
+LARGEST_WHOLE = 256 << 20
+"""Of an object that is read whole because the server sends no parts."""
+DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z-]*)*)")
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL")
 """Variables that name another server than Amazon's and Google's."""
@@ -71,6 +74,15 @@ class RemoteStore(ObjectStore[Any]):
         return self.lists
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """As `fetch`, but a document that is refused counts as absent: Zarr looks for all that there may be."""
+        try:
+            return await self.fetch(key, prototype, byte_range)
+        except PermissionError:
+            if key.rpartition("/")[2] in DOCUMENTS:
+                return None
+            raise
+
+    async def fetch(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The bytes of an object or of a range of it, None where it is not there."""
         body = await self._again(lambda: self._body(key, byte_range))
         return None if body is None else prototype.buffer.from_bytes(body)
@@ -105,6 +117,9 @@ class RemoteStore(ObjectStore[Any]):
             return entry.body
         except exceptions.NotSupportedError:  # a server that knows no ranges sends the whole object
             answer = await _found(obstore.get_async(self.store, key))
+            if answer is not None and (size := answer.meta["size"]) > LARGEST_WHOLE:
+                text = f"the server sends no parts of objects, and this one has {size:,} bytes"
+                raise OSError(errno.EPROTO, text) from None
             return None if answer is None else _part(bytes(await answer.bytes_async()), byte_range)
         if answer is None:
             return None
@@ -133,21 +148,18 @@ class RemoteStore(ObjectStore[Any]):
     def in_plain_words(self, error: exceptions.BaseError) -> OSError:
         """An error of obstore as one of the operating system, without the address and the server's HTML."""
         text = str(error)
-        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-            hint = (
-                "; S3 says this of a missing object, too, to those who may not list the bucket"
-                if isinstance(self.store, S3Store)
-                else ""
-            )
+        found = STATUS.search(text)
+        status = int(found[1][:3]) if found else 0
+        denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
+        if denied or status in (401, 403):
+            hint = "; buckets say this of a missing object, too, to those who may not list them" if self.lists else ""
             return PermissionError(
                 errno.EACCES,
                 f"permission denied (give credentials in the environment, or ask its owner for access{hint})",
             )
-        status = STATUS.search(text)
-        if status:
-            number = int(status[1][:3])
-            passing = number >= 500 or number in (408, 425, 429)
-            return OSError(errno.EAGAIN if passing else errno.EPROTO, f"the server answered {status[1]}")
+        if found:
+            passing = status >= 500 or status in (408, 425, 429)
+            return OSError(errno.EAGAIN if passing else errno.EPROTO, f"the server answered {found[1]}")
         first = text.splitlines()[0].rpartition(" - ")[2].removeprefix("Generic HTTP error: ").strip(" .:")
         if "redirect without LOCATION" in text:
             return OSError(errno.EPROTO, "the bucket lies in another region; name it in AWS_REGION")

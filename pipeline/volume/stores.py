@@ -20,8 +20,8 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import obstore
 import zarr.abc.store
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest
-from zarr.core.buffer import default_buffer_prototype
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError, StorageError, VoxcaliperError
@@ -49,6 +49,10 @@ class ObjectStat:
     modified: str | None
 
 
+class RefusedError(StorageError):
+    """The store does not let us read; those that may not list hear this of objects that are not there, too."""
+
+
 class Store(ABC):
     """Objects below a location. Keys are relative to it, with slashes; the key "" is the location itself, a file.
 
@@ -65,11 +69,31 @@ class Store(ABC):
         if not key and (above := self._above()):
             return above[0].get(above[1], start, stop)
         if stop is not None:
-            wanted: Any = RangeByteRequest(start or 0, stop)
+            wanted: ByteRequest | None = RangeByteRequest(start or 0, stop)
         else:
             wanted = OffsetByteRequest(start) if start else None
-        buffer = self._read(key, lambda: self.zarr.get(key, default_buffer_prototype(), wanted))
+        buffer = self._read(key, lambda: self._get(key, wanted))
         return None if buffer is None else buffer.to_bytes()
+
+    def document(self, key: str) -> bytes | None:
+        """As `get`, for what need not be there: an answer of no permission is taken for that."""
+        try:
+            return self.get(key)
+        except RefusedError:
+            return None
+
+    def holds(self, *keys: str) -> bool:
+        """Whether one of these objects is there. Raises RefusedError where none is and one was refused."""
+        refused = None
+        for key in keys:
+            try:
+                if self.get(key) is not None:
+                    return True
+            except RefusedError as error:
+                refused = refused or error
+        if refused:
+            raise refused
+        return False
 
     def stat(self, key: str) -> ObjectStat | None:
         """Size and mark of an object without its bytes; None where it is not there."""
@@ -80,13 +104,16 @@ class Store(ABC):
     def list(self, prefix: str = "") -> Iterator[tuple[str, ObjectStat]]:
         """Keys and marks of all objects below a folder (`prefix`, "" for all), page by page, in any order.
 
-        Raises InputError where the store cannot list.
+        Raises InputError where the store cannot list, RefusedError where it does not let us.
         """
         return self._list(prefix.strip("/"))
 
     def address(self, key: str) -> str:
         """Where an object lies, for messages."""
         return f"{self.location}/{key}" if key else self.location
+
+    async def _get(self, key: str, wanted: ByteRequest | None) -> Buffer | None:
+        return await self.zarr.get(key, default_buffer_prototype(), wanted)
 
     @abstractmethod
     async def _stat(self, key: str) -> ObjectStat | None: ...
@@ -107,7 +134,8 @@ class Store(ABC):
         except (MemoryError, VoxcaliperError):
             raise
         except Exception as error:  # packages behind fsspec have their own kinds of errors
-            raise StorageError(
+            kind = RefusedError if isinstance(error, PermissionError) else StorageError
+            raise kind(
                 f"{self.address(key)} cannot be read: {reason(error)}; check the store and the connection to it."
             ) from error
 
@@ -162,6 +190,9 @@ class RemoteObjects(Store):
     def __init__(self, location: str) -> None:
         store = RemoteStore(location)
         super().__init__(location, store, can_list=store.lists)
+
+    async def _get(self, key: str, wanted: ByteRequest | None) -> Buffer | None:
+        return await self.zarr.fetch(key, default_buffer_prototype(), wanted)
 
     async def _stat(self, key: str) -> ObjectStat | None:
         meta = await self.zarr.head(key)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +20,7 @@ from pipeline.errors import StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.volume.arrays import StoredArray
 from pipeline.volume.patience import patiently, reason
-from pipeline.volume.stores import AT_ONCE, ObjectStat
+from pipeline.volume.stores import AT_ONCE, ObjectStat, RefusedError
 
 Position = tuple[float, float, float]
 """A point in µm (z, y, x)."""
@@ -161,15 +161,30 @@ class Volume:
 
     def stored_objects(self) -> tuple[int, int] | None:
         """Number and bytes of the stored objects; None where there are too many to count them at every run."""
-        listed = self.array.listed() if len(self.objects) <= MOST_LISTED else None
-        if listed is None:
-            if len(self.objects) > MOST_ASKED:
-                return None
-            listed = ((key, stat) for key, stat in self.object_stats(iter(self.objects)) if stat is not None)
+        expected = len(self.objects)
+        if expected > MOST_LISTED or (expected > MOST_ASKED and self._listed() is None):
+            return None
         count = size = 0
-        for _, stat in listed:
+        for _, stat in self.stored():
             count, size = count + 1, size + stat.size
         return count, size
+
+    def stored(self) -> Iterator[tuple[str, ObjectStat]]:
+        """Key and mark of every stored object: listed, or asked for one by one where the store does not list."""
+        listed = self._listed()
+        if listed is not None:
+            return listed
+        return ((key, stat) for key, stat in self.object_stats(iter(self.objects)) if stat is not None)
+
+    def _listed(self) -> Iterator[tuple[str, ObjectStat]] | None:
+        listed = self.array.listed()
+        if listed is None:
+            return None
+        try:
+            first = next(listed, None)
+        except RefusedError:  # objects may be open to us although the list of them is not
+            return None
+        return iter(()) if first is None else chain((first,), listed)
 
     def object_stats(self, indices: Iterator[Index]) -> Iterator[tuple[str, ObjectStat | None]]:
         """Key and mark of objects, in order; some are asked for at a time."""

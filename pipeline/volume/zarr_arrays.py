@@ -110,7 +110,7 @@ def _open_array(location: str, array_path: str, _metadata_sha256: str) -> zarr.A
 
 def is_zarr(store: Store) -> bool:
     """Whether a Zarr array or group lies at a location."""
-    return any(store.get(document) is not None for document in DOCUMENTS)
+    return store.holds(*DOCUMENTS)
 
 
 def open_zarr(location: str, level: int, voxel_size_um: Position | None) -> Volume:
@@ -181,7 +181,7 @@ def _parent_image(location: str) -> tuple[str, ImageMetadata, int] | None:
             group = zarr.open_group(open_store(head).zarr, mode="r", use_consolidated=False)
         except (FileNotFoundError, zarr.errors.NodeNotFoundError, zarr.errors.ContainsArrayError):
             continue
-        except PermissionError:  # who may read an array need not be let into the folders above
+        except PermissionError:  # a folder of this machine: who may read an array need not be let into those above
             return None
         try:
             image = image_metadata(head, dict(group.attrs))

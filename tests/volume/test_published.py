@@ -21,6 +21,7 @@ import zarr
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, VoxelSize
 from pipeline.volume import patience
+from pipeline.volume.fingerprint import fingerprint
 from pipeline.volume.opening import open_volume
 from tests.volume.layouts import (
     HOA_N5,
@@ -219,6 +220,38 @@ def test_missing_is_not_zero(world: World, where: str, kind: str, here: Callable
         server.faults = lambda _method, path, _number: 404 if path.endswith(gone) else None
     assert volume.missing_chunks(volume.box) == 2
     assert not volume.read(volume.box).any()
+
+
+def test_a_bucket_that_does_not_list(world: World, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a bucket answers 403 for what is not there; what is there can be read all the same."""
+    server, plain = world.bucket.server, world.bucket.server.answer
+    server.faults = lambda *_: None
+
+    def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        status, own, content = plain(method, path, headers, body)
+        return (403, {}, b"") if status == 404 or "list-type" in path else (status, own, content)
+
+    monkeypatch.setattr(server, "answer", answer)
+    volume = open_volume(world.address(layout.replace(" ", "-"), "s3"), level=LEVEL)
+    box = Box((0, 0, 0), (50, 32, 60))
+    np.testing.assert_array_equal(volume.read(box), VOXELS[box.slices])
+    if MISSING[layout]:
+        with pytest.raises(StorageError, match=r"permission denied .*buckets say this of a missing object, too"):
+            fingerprint(volume)
+    else:
+        assert fingerprint(volume).objects == len(volume.objects)
+    with pytest.raises(StorageError, match=r"nothing/zarr\.json cannot be read: permission denied"):
+        open_volume(f"{world.bucket.url}/nothing")
+
+
+def test_info_warns(world: World, layout: str, here: Callable[..., Finished]) -> None:
+    said = here("info", world.address(layout.replace(" ", "-"), "local"), "--level", LEVEL)
+    assert said.code == 0
+    assert "level 0     named in the metadata, but not there" in said.out
+    assert f"level {LEVEL}     130 × 32 × 134 (this one)" in said.out
+    lines = said.err.splitlines()
+    assert all(line.startswith("voxcaliper: warning: ") and line.endswith(".") for line in lines)
+    assert len(lines) == {"N5": 0, "OME-Zarr 0.4": 1, "OME-Zarr 0.5": 2}[layout.removesuffix(" of the atlas")]
 
 
 def test_slow_answers_end(world: World, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_no_permission(web: Server, bucket: Bucket, pauses: list[float], status:
     web.faults = bucket.server.faults = lambda *_: status
     with pytest.raises(StorageError, match=r"a\.bin cannot be read: permission denied \(give credentials in the env"):
         open_store(web.url).get("a.bin")
-    with pytest.raises(StorageError, match=r"permission denied .*S3 says this of a missing object, too"):
+    with pytest.raises(StorageError, match=r"permission denied .*buckets say this of a missing object, too"):
         open_store(bucket.url).stat("a.bin")
     assert not pauses
 
@@ -159,6 +159,15 @@ def test_what_s3_keeps_private(bucket: Bucket) -> None:
         open_store(bucket.url).get("private")
     with pytest.raises(StorageError, match=r"/private cannot be read: permission denied"):
         open_store(bucket.url).stat("private")
+
+
+def test_a_large_object_of_a_server_without_ranges_is_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.volume.remote.LARGEST_WHOLE", 1000)
+    with web_server(files, ranges=False) as server:
+        store = open_store(server.url)
+        assert store.get("a.bin", 3, 5) == CONTENT["a.bin"][3:5]
+        with pytest.raises(StorageError, match="the server sends no parts of objects, and this one has 5,000 bytes"):
+            store.get("deep/er/b 1.bin", 3, 5)
 
 
 def test_a_client_error_is_not_tried_again(web: Server, pauses: list[float]) -> None:
