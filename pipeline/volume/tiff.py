@@ -85,21 +85,24 @@ class TiffSlice:
         self._file = file
         with _damage_said():
             self._tiff = tifffile.TiffFile(file)
-            series = self._tiff.series[0]
-            self.shape = tuple(map(int, series.shape))
-            self.dtype = np.dtype(series.dtype).newbyteorder("=").name
+            # An OME-TIFF slice may describe the whole stack, and its series would be made of all files.
+            self._alone = bool(self._tiff.is_ome) and len(self._tiff.pages) == 1
+            self._page: Any = self._tiff.pages.first
+            found = self._page if self._alone else self._tiff.series[0]
+            self.shape = tuple(map(int, found.shape))
+            self.dtype = np.dtype(found.dtype).newbyteorder("=").name
         if len(self.shape) != 2:
             raise ValueError(f"it has the shape {self.shape}, and a slice has two axes")
 
     def read(self, part: tuple[slice, slice]) -> npt.NDArray[Any]:
         """Part of the slice (y, x)."""
         with _damage_said():
-            flat = _flat(self._tiff, (1, self.shape[0], self.shape[1]))
+            flat = None if self._alone else _flat(self._tiff, (1, self.shape[0], self.shape[1]))
             if flat is not None:
                 box = Box((0, part[0].start, part[1].start), (1, part[0].stop, part[1].stop))
                 plane: npt.NDArray[Any] = flat.read(self._read_at, box)[0]
                 return plane
-            return _read_page(self._tiff, self._tiff.series[0].pages[0], part)
+            return _read_page(self._tiff, self._page, part)
 
     def _read_at(self, position: int, count: int) -> bytes:
         self._file.seek(position)

@@ -278,3 +278,22 @@ def test_large_slices_come_in_one_request(tmp_path: Path, monkeypatch: pytest.Mo
         fetched = [request.sent for request in server.requests if request.method == "GET"]
         assert len(fetched) == 4  # the header and the rest of each
         assert sum(fetched) <= sum(file.stat().st_size for file in stack.iterdir()) + 2 * 2**16
+
+
+def test_slices_of_an_ome_tiff_in_many_files(tmp_path: Path) -> None:
+    """Each of them describes the whole stack."""
+    planes = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0"><UUID FileName="slice{z}.tif">urn:uuid:{z:032x}</UUID></TiffData>'
+        for z in range(len(VOXELS))
+    )
+    for z, plane in enumerate(VOXELS):
+        text = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"'
+            f' UUID="urn:uuid:{z:032x}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16"'
+            f' SizeX="30" SizeY="20" SizeZ="12" SizeC="1" SizeT="1">{planes}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(tmp_path / f"slice{z}.tif", plane, photometric="minisblack", description=text, metadata=None)
+    with tifffile.TiffFile(tmp_path / "slice3.tif") as tiff:
+        assert tiff.series[0].shape == VOXELS.shape
+    volume = open_volume(str(tmp_path))
+    np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
