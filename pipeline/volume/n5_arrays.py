@@ -70,7 +70,7 @@ class N5Array:
         counts = [-(-n // side) for n, side in zip(*self._sizes(), strict=True)]
         return (
             (key, stat)
-            for key, stat in store.list(self.array_path)
+            for key, stat in store.list_array(self.array_path, counts)
             if (index := object_index(key.removeprefix(f"{self.array_path}/"), counts)) and self._key(index) == key
         )
 

@@ -1,143 +1,31 @@
-"""Bytes by their key below a location: a local folder or file, http(s)://, s3://, gs://, or what fsspec knows.
+"""The one door to stores of bytes: a local folder or file, http(s)://, s3://, gs://, or what fsspec knows.
 
-Every read has a time limit, and what may pass is tried again (pipeline.volume.patience). What is not there is None;
-what is not for us, or cannot be read, is a StorageError.
+Every read has a time limit, and what may pass is tried again (pipeline.volume.patience).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime
-from functools import lru_cache
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import fsspec
 import obstore
-import zarr.abc.store
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
+from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
-from pipeline.errors import InputError, StorageError, VoxcaliperError
+from pipeline.errors import InputError, StorageError
 from pipeline.volume.patience import patiently, reason, within_time
 from pipeline.volume.remote import RemoteStore
+from pipeline.volume.stored_objects import AT_ONCE, PAGE, ObjectStat, RefusedError, Store, opened
 from pipeline.volume.web_index import children
 
-T = TypeVar("T")
-
-AT_ONCE = 64
-"""Requests in flight where many objects are asked for."""
-PAGE = 1000
-"""Objects in one answer of a listing."""
-
-
-@dataclass(frozen=True)
-class ObjectStat:
-    """What a store says of an object: bytes, and by what its content is told from another; None where it does not say.
-
-    etag : the server's name of this content. modified : time of the last change, as the store writes it.
-    """
-
-    size: int
-    etag: str | None
-    modified: str | None
-
-
-class RefusedError(StorageError):
-    """The store does not let us read; those that may not list hear this of objects that are not there, too."""
-
-
-class Store(ABC):
-    """Objects below a location. Keys are relative to it, with slashes; the key "" is the location itself, a file.
-
-    zarr : the same as a store of Zarr, read only.
-    can_list : whether `list` tells sizes and times of many objects with one request. Web servers cannot, though
-        `list` may work there, with a request for each object.
-    """
-
-    def __init__(self, location: str, store: zarr.abc.store.Store, *, can_list: bool = True) -> None:
-        self.location, self.zarr, self.can_list = location, store, can_list
-
-    def get(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
-        """The bytes of an object, or those from `start` up to `stop`; None where it is not there."""
-        if not key and (above := self._above()):
-            return above[0].get(above[1], start, stop)
-        if stop is not None:
-            wanted: ByteRequest | None = RangeByteRequest(start or 0, stop)
-        else:
-            wanted = OffsetByteRequest(start) if start else None
-        buffer = self._read(key, lambda: self._get(key, wanted))
-        return None if buffer is None else buffer.to_bytes()
-
-    def document(self, key: str) -> bytes | None:
-        """As `get`, for what need not be there: an answer of no permission is taken for that."""
-        try:
-            return self.get(key)
-        except RefusedError:
-            return None
-
-    def holds(self, *keys: str) -> bool:
-        """Whether one of these objects is there. Raises RefusedError where none is and one was refused."""
-        refused = None
-        for key in keys:
-            try:
-                if self.get(key) is not None:
-                    return True
-            except RefusedError as error:
-                refused = refused or error
-        if refused:
-            raise refused
-        return False
-
-    def stat(self, key: str) -> ObjectStat | None:
-        """Size and mark of an object without its bytes; None where it is not there."""
-        if not key and (above := self._above()):
-            return above[0].stat(above[1])
-        return self._read(key, lambda: self._stat(key))
-
-    def list(self, prefix: str = "") -> Iterator[tuple[str, ObjectStat]]:
-        """Keys and marks of all objects below a folder (`prefix`, "" for all), page by page, in any order.
-
-        Raises InputError where the store cannot list, RefusedError where it does not let us.
-        """
-        return self._list(prefix.strip("/"))
-
-    def address(self, key: str) -> str:
-        """Where an object lies, for messages."""
-        return f"{self.location}/{key}" if key else self.location
-
-    async def _get(self, key: str, wanted: ByteRequest | None) -> Buffer | None:
-        return await self.zarr.get(key, default_buffer_prototype(), wanted)
-
-    @abstractmethod
-    async def _stat(self, key: str) -> ObjectStat | None: ...
-
-    @abstractmethod
-    def _list(self, prefix: str) -> Iterator[tuple[str, ObjectStat]]: ...
-
-    def _above(self) -> tuple[Store, str] | None:
-        """The store of the folder around this location, and the key of the location there."""
-        folder, _, name = self.location.rpartition("/")
-        return None if not name or folder.endswith(("/", ":")) else (open_store(folder or "/"), name)
-
-    def _read(self, key: str, reading: Callable[[], Coroutine[Any, Any, T | None]]) -> T | None:
-        try:
-            return patiently(lambda: within_time(reading()))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-        except (MemoryError, VoxcaliperError):
-            raise
-        except Exception as error:  # packages behind fsspec have their own kinds of errors
-            kind = RefusedError if isinstance(error, PermissionError) else StorageError
-            raise kind(
-                f"{self.address(key)} cannot be read: {reason(error)}; check the store and the connection to it."
-            ) from error
+__all__ = ["AT_ONCE", "ObjectStat", "RefusedError", "Store", "absolute_location", "open_store"]
 
 
 class LocalFiles(Store):
@@ -284,7 +172,7 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-KINDS: dict[str, type[LocalFiles | RemoteObjects | FsspecObjects]] = {
+KINDS: dict[str, type[LocalFiles | RemoteObjects]] = {
     "": LocalFiles,
     **dict.fromkeys(("http", "https", "s3", "gs"), RemoteObjects),
 }
@@ -296,18 +184,9 @@ def open_store(location: str) -> Store:
 
     Raises InputError for a scheme that nobody knows or that needs a package which is not installed.
     """
-    return _open_store(absolute_location(location))
-
-
-@lru_cache(maxsize=256)
-def _open_store(location: str) -> Store:
+    location = absolute_location(location)
     scheme = location.partition("://")[0] if "://" in location else ""
-    try:
-        return KINDS.get(scheme, FsspecObjects)(location)
-    except ImportError as error:
-        raise InputError(f"{location} cannot be opened without a further package: {error}.") from error
-    except ValueError as error:
-        raise InputError(f"{location} is no address that can be read ({reason(error)}); check it.") from error
+    return opened(KINDS.get(scheme, FsspecObjects), location)
 
 
 def absolute_location(location: str) -> str:

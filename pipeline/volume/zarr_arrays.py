@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -44,8 +46,25 @@ class ZarrArray:
     metadata_sha256: str
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        selection = stored_selection(self.stored_axes, box)
-        return as_zyx(self.stored_axes, np.asarray(within_time(self._open().async_array.getitem(selection))))
+        array = self._open()
+        parts = [box]
+        if array.shards is not None and "://" in self.location:
+            # Zarr asks for the chunks of a shard one after the other.
+            parts = _rows(box, in_order(self.stored_axes, array.chunks))
+
+        async def read_all() -> list[npt.NDArray[Any]]:
+            selections = [stored_selection(self.stored_axes, part) for part in parts]
+            found = await asyncio.gather(*(array.async_array.getitem(selection) for selection in selections))
+            return [as_zyx(self.stored_axes, np.asarray(voxels)) for voxels in found]
+
+        found = within_time(read_all())
+        if len(parts) == 1:
+            return found[0]
+        voxels = np.empty(box.shape, array.dtype)
+        for part, values in zip(parts, found, strict=True):
+            place = (slice(p - b, q - b) for p, q, b in zip(part.start, part.stop, box.start, strict=True))
+            voxels[tuple(place)] = values
+        return voxels
 
     def object_key(self, index: Index) -> str:
         key = self._open().metadata.encode_chunk_key(stored_index(self.stored_axes, index))
@@ -66,10 +85,25 @@ class ZarrArray:
             index = object_index(own.removeprefix("c/").removeprefix("c."), counts)
             return index is not None and array.metadata.encode_chunk_key(index) == own
 
-        return ((key, stat) for key, stat in store.list(self.array_path) if is_object(key))
+        inside = "c" if array.metadata.encode_chunk_key((0,) * len(counts)).startswith("c/") else ""
+        top = "/".join(filter(None, (self.array_path, inside)))
+        return ((key, stat) for key, stat in store.list_array(top, counts) if is_object(key))
 
     def _open(self) -> zarr.Array[Any]:
         return _open_array(self.location, self.array_path, self.metadata_sha256)
+
+
+def _rows(box: Box, chunk: Index) -> list[Box]:
+    """A box cut at chunk borders along y or x, whichever gives more parts."""
+    axis = max((1, 2), key=lambda n: -(-box.stop[n] // chunk[n]) - box.start[n] // chunk[n])
+    start, stop, side = box.start[axis], box.stop[axis], chunk[axis]
+    borders = [start, *range((start // side + 1) * side, stop, side), stop]
+
+    def part(low: int, high: int) -> Box:
+        (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
+        return Box((z0, low, x0), (z1, high, x1)) if axis == 1 else Box((z0, y0, low), (z1, y1, high))
+
+    return [part(low, high) for low, high in pairwise(borders)]
 
 
 class WholeChunks(WrapperStore[zarr.abc.store.Store]):

@@ -129,6 +129,26 @@ def test_bare_arrays_with_either_separator(tmp_path: Path, zarr_format: Any, sep
     assert fingerprint(open_volume(str(path))).objects == 4 * 4 * 4
 
 
+@pytest.mark.parametrize("separator", [".", "/"])
+@pytest.mark.parametrize("kind", ["v2", "default"])
+def test_folders_of_large_arrays_are_listed_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separator: Any, kind: Any
+) -> None:
+    zarr.create_array(
+        tmp_path / "a.zarr", data=grey((11, 5, 6)), chunks=(1, 2, 3), zarr_format=3,
+        chunk_key_encoding={"name": kind, "separator": separator},
+    )  # fmt: skip
+    with s3_bucket(monkeypatch, tmp_path / "home") as bucket:
+        volume = open_volume(bucket.upload(tmp_path / "a.zarr", "a.zarr"))
+        plain = fingerprint(volume)
+        assert plain.objects == 11 * 3 * 2
+        monkeypatch.setattr("pipeline.volume.stored_objects.PAGE", 4)
+        bucket.server.clear()
+        assert fingerprint(volume) == plain
+        lists = [request for request in bucket.server.requests if request.path == bucket.name]
+        assert len(lists) == (11 if separator == "/" else 12)
+
+
 def test_copies_differ_and_stay(tmp_path: Path) -> None:
     write_ome_zarr(tmp_path / "a.zarr", grey())
     shutil.copytree(tmp_path / "a.zarr", tmp_path / "b.zarr")

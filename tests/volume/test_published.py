@@ -9,6 +9,8 @@ import contextlib
 import gzip
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,6 +282,29 @@ def test_a_small_box_of_a_large_shard_moves_few_bytes(tmp_path: Path) -> None:
         assert server.sent < shard / 200
 
 
+def test_chunks_of_a_shard_are_asked_for_together(tmp_path: Path) -> None:
+    write_stack_to_chunk(tmp_path / "s.ome.zarr", grey((16, 128, 32)), chunk=16, slices=16)
+    with web_server(tmp_path) as server:
+        volume = open_volume(f"{server.url}/s.ome.zarr", level=LEVEL)
+        shard = volume.object_key((0, 0, 0))
+        at_once, most = [0], [0]
+        plain, lock = server.answer, threading.Lock()
+
+        def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+            with lock:
+                at_once[0] += path.endswith(shard)
+                most[0] = max(most[0], at_once[0])
+            time.sleep(0.1)
+            with lock:
+                at_once[0] -= path.endswith(shard)
+            return plain(method, path, headers, body)
+
+        server.answer = answer
+        box = Box((1, 3, 2), (16, 125, 20))
+        np.testing.assert_array_equal(volume.read(box), grey((16, 128, 32))[box.slices])
+        assert most[0] >= 4
+
+
 @pytest.mark.parametrize("where", ["local", "http"])
 def test_conversion(world: World, layout: str, where: str, here: Callable[..., Finished], tmp_path: Path) -> None:
     world.web.faults = lambda *_: None
@@ -304,88 +329,3 @@ def test_levels_and_identities(world: World, layout: str) -> None:
         open_volume(where, level=0)  # it is named by the metadata, but not there
     assert volume.identity()["metadata_sha256"] == volume.metadata_sha256
     assert open_volume(where, level=LEVEL, voxel_size_um=(3, 2, 1)).voxel_size == VoxelSize((3, 2, 1))
-
-
-def write_pyramid(folder: Path, group: dict[str, Any] | None, levels: list[dict[str, Any]]) -> str:
-    for level, attributes in enumerate(levels):
-        write_n5_array(folder / f"s{level}", grey((7, 10, 13), seed=level), {
-            "dimensions": [13, 10, 7], "blockSize": [4, 5, 6], "dataType": "uint16", "compression": {"type": "raw"},
-            **attributes,
-        })  # fmt: skip
-    if group is not None:
-        (folder / "attributes.json").write_text(json.dumps(group))
-    return str(folder)
-
-
-PIXELS = {"pixelResolution": {"dimensions": [1.5, 2, 3], "unit": "um"}}
-NANOMETRES = {"resolution": [1500, 2000, 3000], "units": ["nm"] * 3}
-STEPS = [{"downsamplingFactors": [1, 1, 1]}, {"downsamplingFactors": [2, 2, 1]}]
-
-
-@pytest.mark.parametrize(
-    ("group", "levels"),
-    [
-        (PIXELS | {"scales": [[1, 1, 1], [2, 2, 1]]}, [{}, {}]),
-        (PIXELS | {"downsamplingFactors": [[1, 1, 1], [2, 2, 1]]}, [{}, {}]),
-        (NANOMETRES | {"multiScale": True}, STEPS),
-        (None, [PIXELS | steps for steps in STEPS]),
-        ({"multiScale": True}, [NANOMETRES | steps for steps in STEPS]),
-    ],
-)
-def test_n5_of_others(tmp_path: Path, group: dict[str, Any] | None, levels: list[dict[str, Any]]) -> None:
-    where = write_pyramid(tmp_path / "v.n5", group, levels)
-    for level, size in enumerate([(3.0, 2.0, 1.5), (3.0, 4.0, 3.0)]):
-        volume = open_volume(where, level=level)
-        assert (volume.voxel_size, volume.level_count, volume.format) == (VoxelSize(size), 2, "N5")
-        assert volume.chunk_shape == (6, 5, 4)
-        box = Box((1, 2, 3), (7, 9, 11))
-        np.testing.assert_array_equal(volume.read(box), grey((7, 10, 13), seed=level)[box.slices])
-
-
-def test_n5_of_bigdataviewer(tmp_path: Path) -> None:
-    where = write_pyramid(tmp_path / "setup0" / "timepoint0", {"multiScale": True} | PIXELS, [{}, {}])
-    (tmp_path / "setup0" / "attributes.json").write_text(json.dumps({"downsamplingFactors": [[1, 1, 1], [4, 4, 2]]}))
-    assert open_volume(where, level=1).voxel_size == VoxelSize((6, 8, 6))
-
-
-def test_n5_without_units_has_no_voxel_size(tmp_path: Path) -> None:
-    where = write_pyramid(tmp_path / "v.n5", {"resolution": [1, 1, 1]}, STEPS)
-    assert open_volume(where).voxel_size is None
-    assert open_volume(f"n5://{where}/", voxel_size_um=(1, 1, 1)).voxel_size == VoxelSize((1, 1, 1))
-
-
-def test_n5_that_is_none(tmp_path: Path) -> None:
-    where = Path(write_pyramid(tmp_path / "v.n5", {"resolution": [1, "x", 1], "units": ["um"] * 3}, [{}]))
-    with pytest.raises(InputError, match=r"states a resolution that is none.*--voxel-size-um"):
-        open_volume(str(where))
-    document = json.loads((where / "s0" / "attributes.json").read_text())
-    for change, words in (
-        ({"compression": {"type": "lz4"}}, "is no N5 array that can be read"),
-        ({"dataType": "object"}, "is no N5 array that can be read"),
-        ({"dimensions": [13, 10]}, "is no N5 array that can be read"),
-    ):
-        (where / "s0" / "attributes.json").write_text(json.dumps(document | change))
-        with pytest.raises(InputError, match=words):
-            open_volume(str(where))
-    document.pop("blockSize")
-    (where / "s0" / "attributes.json").write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"lacks blockSize"):
-        open_volume(str(where))
-    (where / "s0" / "attributes.json").write_text("{")
-    with pytest.raises(InputError, match=r"attributes\.json is not JSON"):
-        open_volume(str(where))
-
-
-@pytest.mark.parametrize("axes", ["xyz", "zyx", "yxz"])
-def test_n5_axes_in_any_stored_order(tmp_path: Path, axes: str) -> None:
-    voxels = grey((7, 10, 13))
-    stored = voxels.transpose(["zyx".index(axis) for axis in axes])
-    write_n5_array(tmp_path / "a.n5", stored.T, {
-        "dimensions": list(stored.shape), "blockSize": [4, 4, 4], "dataType": "uint16", "axes": list(axes),
-        "compression": {"type": "gzip"},
-    })  # fmt: skip
-    volume = open_volume(str(tmp_path / "a.n5"))
-    np.testing.assert_array_equal(volume.read(volume.box), voxels)
-    (tmp_path / "a.n5" / volume.object_key((1, 0, 0))).unlink()
-    assert volume.missing_chunks(volume.box) == 1
-    assert not volume.read(Box((4, 0, 0), (7, 4, 4))).any()
