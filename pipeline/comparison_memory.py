@@ -121,11 +121,12 @@ def comparison_bytes(job: ComparisonJob, content: Content | None = None) -> Mapp
         "centres": max(swept + parabolas, swept + voxels + cell),
         "thickness": split + maps + max(values + swept + batch_bytes(voxels, np.dtype(f"i{size}")) + cell, written),
     }
-    fixed = FIXED_BYTES + FOOTERS_BYTES + content.labels * LABEL_BYTES
+    kept = sum(volume.kept_bytes for volume in job.volumes.values())
+    fixed = FIXED_BYTES + FOOTERS_BYTES + kept + content.labels * LABEL_BYTES
     result = {name: value + fixed for name, value in stages.items()}
     if job.maps:
-        result["pyramid"] = FIXED_BYTES + max(
-            reduce_block_bytes(image.block_shape, image.dtype) for image in job.maps.values()
+        result["pyramid"] = (
+            FIXED_BYTES + kept + max(reduce_block_bytes(image.block_shape, image.dtype) for image in job.maps.values())
         )
     return result
 

@@ -9,6 +9,7 @@ face, the most that a task holds at once is, beside FIXED_BYTES:
     thickness     V·(1 + S) + V·(S + 2) centres of one batch, then the map while it is encoded
     pyramid       one block of the coarser level and 2 × 2 × 2 chunks of the finer one
     faces         C·2·(2·4 + S + 2): counts on two sides, and up to one parabola a column more
+    in all stages what reading the source keeps in use (decoded planes of a stack, the index of a compressed file)
 
 so 11 V while distances are swept and about 12 V while a float32 map is written, when S = 4.
 
@@ -72,7 +73,8 @@ def task_bytes(job: ThicknessJob) -> Mapping[str, int]:
     }
     if job.map and len(job.map.level_shapes) > job.map.own_levels:
         stages["pyramid"] = reduce_block_bytes(job.map.block_shape, job.map.dtype)
-    return {name: value + FIXED_BYTES for name, value in stages.items()}
+    kept = sum(volume.kept_bytes for volume in job.volumes.values())
+    return {name: value + kept + FIXED_BYTES for name, value in stages.items()}
 
 
 def card_bytes(job: ThicknessJob) -> Mapping[str, int]:

@@ -216,7 +216,10 @@ plan_app.command("compare")(comparison_commands.plan_comparison)
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Multi-page TIFF, folder of TIFF slices, NIfTI, .npy or Zarr.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="Zarr, folder of TIFF or JPEG 2000 slices, multi-page TIFF, NIfTI or .npy (path or URL)."),
+    ],
     target: Annotated[Path, typer.Argument(help="TARGET.ome.zarr, which must not exist.")],
     voxel_size_um: VoxelSizeOption = None,
     block_shape: BlockOption = None,
@@ -245,7 +248,7 @@ def convert(
 
 @app.command()
 def info(
-    volume: Annotated[str, typer.Argument(help="OME-Zarr image, Zarr array or N5 (path or URL).")],
+    volume: Annotated[str, typer.Argument(help="Zarr, N5, folder of slices, TIFF, NIfTI or .npy (path or URL).")],
     level: LevelOption = 0,
     voxel_size_um: VoxelSizeOption = None,
 ) -> None:

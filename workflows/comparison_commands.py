@@ -41,7 +41,7 @@ from workflows.options import (
 from workflows.run_folder import RunFolder
 
 EVERYTHING = ",".join(PARTS)
-ReferenceArgument = Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array with the reference labels.")]
+ReferenceArgument = Annotated[str, typer.Argument(help="Volume with the reference labels (path or URL).")]
 PredictionArgument = Annotated[str, typer.Argument(help="The predicted labels, on the same grid.")]
 LabelsOption = Annotated[
     str | None, typer.Option("--label", metavar="N[,N…]", help="Labels to compare; default: all but 0.")
@@ -138,7 +138,7 @@ def compare(
 
 
 def statistics(
-    labels: Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array with labels.")],
+    labels: Annotated[str, typer.Argument(help="Volume with labels (path or URL).")],
     run: RunOption, image: ImageOption = None, level: LevelOption = 0, label: LabelsOption = None,
     voxel_size_um: VoxelSizeOption = None, block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None,
@@ -158,7 +158,7 @@ def statistics(
 
 
 def detect(
-    labels: Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array with labels; a label is a class.")],
+    labels: Annotated[str, typer.Argument(help="Volume with labels (path or URL); a label is a class.")],
     run: RunOption, level: LevelOption = 0, label: LabelsOption = None, voxel_size_um: VoxelSizeOption = None,
     block_shape: BlockOption = None, workers: WorkersOption = None, scheduler: SchedulerOption = None,
     profile: ProfileOption = None, unencrypted: UnencryptedOption = False,

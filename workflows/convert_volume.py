@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import InputError, StorageError
-from pipeline.geometry import BlockGrid, Index, VoxelSize
+from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.volume.opening import Volume, open_volume
-from pipeline.volume.sources import Source, open_source
+from pipeline.volume.volumes import PIECE_BYTES
 from pipeline.volume.writing import Multiscale, Reducer, create_multiscale, reduce_block_bytes, write_block_bytes
 
 Kind = Literal["auto", "grey", "labels"]
@@ -40,7 +41,7 @@ def convert(
 ) -> Multiscale:
     """Write a source as an OME-Zarr 0.5 image with a pyramid, in the memory of `convert_bytes`.
 
-    source : see `pipeline.volume.sources.open_source`.
+    source : whatever `pipeline.volume.opening.open_volume` opens. It is read once, from the first plane to the last.
     target : must not exist. It appears when everything is written; until then the image is called TARGET.partial,
         which is removed when the conversion fails.
     voxel_size : goes before the one the source states; one of them is needed.
@@ -57,7 +58,7 @@ def convert(
         raise InputError(
             f"{draft} is there: another conversion is writing it, or one was stopped; in the second case remove it."
         )
-    opened = open_source(source)
+    opened = open_volume(source)
     spacing = voxel_size or opened.voxel_size
     if spacing is None:
         raise InputError(
@@ -68,7 +69,7 @@ def convert(
         shape=opened.shape,
         dtype=opened.dtype,
         voxel_size=spacing,
-        block_shape=block_shape or default_block_shape(opened.shape, opened.dtype.itemsize),
+        block_shape=block_shape or default_block_shape(opened.shape, np.dtype(opened.dtype).itemsize),
         name=target.name.removesuffix(".zarr").removesuffix(".ome"),
         reducer=choose_reducer(opened, kind),
         attributes={"voxcaliper": {"converted_from": Path(source).name, "source_format": opened.format}},
@@ -84,16 +85,46 @@ def convert(
     return replace(multiscale, path=target)
 
 
-def _write_volume(source: Source, multiscale: Multiscale, report_progress: Callable[[str, int, int], None]) -> None:
+def _write_volume(source: Volume, multiscale: Multiscale, report_progress: Callable[[str, int, int], None]) -> None:
     grid = multiscale.grid(0)
     _, count_y, count_x = grid.counts
     done, total = 0, math.prod(multiscale.shape)
-    for z, slab in enumerate(source.slabs(multiscale.block_shape[0])):
+    for z, slab in enumerate(slabs(source, multiscale.block_shape[0])):
         for y, x in np.ndindex(count_y, count_x):
             box = grid.box((z, y, x))
             multiscale.write_own_levels((z, y, x), slab[:, *box.slices[1:]])
             done += box.voxels
             report_progress("volume", done, total)
+
+
+def slabs(volume: Volume, thickness: int) -> Iterator[npt.NDArray[Any]]:
+    """The volume in slabs of `thickness` planes (the last may be thinner), arrays (z, y, x); every chunk is read once.
+
+    All of them use the same memory: a slab is gone when the next one is asked for.
+    """
+    planes = _planes(volume)
+    slab = np.empty((min(thickness, volume.shape[0]), *volume.shape[1:]), volume.dtype)
+    for start in range(0, volume.shape[0], thickness):
+        count = min(thickness, volume.shape[0] - start)
+        for z in range(count):
+            slab[z] = next(planes)
+        yield slab[:count]
+
+
+def _planes(volume: Volume) -> Iterator[npt.NDArray[Any]]:
+    for piece in volume.pieces(volume.box):
+        layer = np.empty(piece.shape, volume.dtype)
+        for tile in _tiles(volume, piece):
+            layer[:, tile.start[1] : tile.stop[1]] = volume.read_piece(tile)
+        yield from layer
+
+
+def _tiles(volume: Volume, layer: Box) -> list[Box]:
+    """A layer of whole planes cut along y at chunk borders: a shard of whole planes is read in parts."""
+    row = layer.shape[0] * layer.shape[2] * np.dtype(volume.dtype).itemsize * volume.chunk_shape[1]
+    side = max(1, PIECE_BYTES // row) * volume.chunk_shape[1]
+    (z0, _, x0), (z1, y1, x1) = layer.start, layer.stop
+    return [Box((z0, y, x0), (z1, min(y + side, y1), x1)) for y in range(0, y1, side)]
 
 
 def _write_pyramid(multiscale: Multiscale, report_progress: Callable[[str, int, int], None]) -> None:
@@ -106,14 +137,15 @@ def _write_pyramid(multiscale: Multiscale, report_progress: Callable[[str, int, 
             report_progress("pyramid", done, total)
 
 
-def choose_reducer(source: Source, kind: Kind) -> Reducer:
+def choose_reducer(source: Volume, kind: Kind) -> Reducer:
     """How the pyramid of a source is made: any for bool, mode for labels, mean for grey."""
-    if source.dtype.kind == "b":
+    dtype = np.dtype(source.dtype)
+    if dtype.kind == "b":
         return "any"
     if kind != "labels":
         return "mean"
-    if source.dtype.kind == "f":
-        raise InputError(f"{source.location} holds {source.dtype} values, which are no labels; convert it as grey.")
+    if dtype.kind == "f":
+        raise InputError(f"{source.name} holds {source.dtype} values, which are no labels; convert it as grey.")
     return "mode"
 
 
@@ -125,14 +157,16 @@ def default_block_shape(shape: Index, itemsize: int) -> Index:
     return z, 256, 256
 
 
-def convert_bytes(source: Source, block_shape: Index) -> int:
+def convert_bytes(source: Volume, block_shape: Index) -> int:
     """Most memory that `convert` takes: a slab with what reads and writes it, or one block of the pyramid."""
     _, y, x = source.shape
-    itemsize = source.dtype.itemsize
-    slab = min(block_shape[0], source.shape[0]) * y * x * itemsize
-    block = math.prod(block_shape) * itemsize
-    writing = slab + source.layer_bytes + y * x * itemsize + block + write_block_bytes(block_shape, source.dtype)
-    return max(writing, reduce_block_bytes(block_shape, source.dtype))
+    dtype = np.dtype(source.dtype)
+    slab = (min(block_shape[0], source.shape[0]) + 1) * y * x * dtype.itemsize
+    layer = next(source.pieces(source.box))
+    tile = source.piece_bytes(_tiles(source, layer)[0].shape)
+    reading = math.prod(layer.shape) * dtype.itemsize + tile + source.kept_bytes
+    writing = slab + reading + math.prod(block_shape) * dtype.itemsize + write_block_bytes(block_shape, dtype)
+    return max(writing, source.kept_bytes + reduce_block_bytes(block_shape, dtype))
 
 
 def describe_volume(volume: Volume) -> str:
@@ -153,7 +187,8 @@ def describe_volume(volume: Volume) -> str:
         ]
     else:
         rows.append(("voxel size", "not stated; give it with --voxel-size-um"))
-    shards = f" in shards of {_times(volume.shard_shape)}" if volume.shard_shape else ""
+    objects = _objects(volume)
+    shards = f" in shards of {_times(volume.shard_shape)}" if volume.shard_shape and objects == "shards" else ""
     rows.append(("chunks", f"{_times(volume.chunk_shape)}{shards}"))
     if volume.level_count > 1:
         rows += [(f"level {level}", _level(volume, level)) for level in range(volume.level_count)]
@@ -163,9 +198,15 @@ def describe_volume(volume: Volume) -> str:
         count, size = stored
         expected = len(BlockGrid(volume.shape, volume.objects.block_shape))
         rows[-1] = ("bytes", f"{voxels * itemsize:,} as plain voxels, {size:,} stored")
-        what = "shards" if volume.shard_shape else "chunks"
-        rows.append((what, f"{count:,} of {expected:,} stored{_missing(volume, expected - count)}"))
+        rows.append((objects, f"{count:,} of {expected:,} stored{_missing(volume, expected - count)}"))
     return "\n".join(f"{title:<11} {text}" for title, text in rows)
+
+
+def _objects(volume: Volume) -> str:
+    """What people call the stored objects of a volume."""
+    if volume.decode_bytes is not None:
+        return "files" if volume.shard_shape else "slices"
+    return "shards" if volume.shard_shape else "chunks"
 
 
 def _level(volume: Volume, level: int) -> str:

@@ -57,7 +57,9 @@ def threshold_of(text: str | None) -> tuple[float] | tuple[float, float] | None:
     return (low, high[0]) if high else (low,)
 
 
-MaskArgument = Annotated[str, typer.Argument(help="OME-Zarr image or Zarr array (path or URL) with the mask.")]
+MaskArgument = Annotated[
+    str, typer.Argument(help="Volume with the mask: Zarr, N5, folder of slices, TIFF, NIfTI or .npy (path or URL).")
+]
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of the run: configuration, ledger, log and results.")]
 LevelOption = Annotated[int, typer.Option(help="Level of the pyramid to measure.", min=0)]
 LabelOption = Annotated[int | None, typer.Option(help="Foreground is this value (default: any value but 0).")]

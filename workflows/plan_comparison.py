@@ -28,6 +28,7 @@ from workflows.plan_thickness import (
     BLOCKS_PER_THREAD,
     LARGEST_SIDE,
     SMALLEST_SIDE_FOR_SPREAD,
+    advice,
     check_card,
     decoded_bytes,
     describe_cards,
@@ -273,4 +274,4 @@ def describe_comparison(job: ComparisonJob, plan: ComparisonPlan, workers: Worke
         + (f"{gib(stage.card_bytes):>13}" if on_gpu else "")
         for stage in plan.stages
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *advice(job.volumes.values(), job.grid)])

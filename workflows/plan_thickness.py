@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,6 +204,28 @@ def decoded_bytes(volume: Volume, grid: BlockGrid) -> int:
     return math.prod(along) * np.dtype(volume.dtype).itemsize
 
 
+MANY_TIMES = 2.0
+"""How often over chunks are decoded before a plan says so."""
+
+
+def advice(volumes: Iterable[Volume], grid: BlockGrid) -> list[str]:
+    """A sentence for each volume whose chunks lie in many blocks, so that reading every block decodes them again.
+
+    Volumes whose planes a process keeps, all of them, are left out.
+    """
+    sentences = []
+    for volume in volumes:
+        plain = math.prod(volume.shape) * np.dtype(volume.dtype).itemsize
+        decoded = decoded_bytes(volume, grid)
+        if decoded >= MANY_TIMES * plain and volume.kept_bytes < plain:
+            sentences.append(
+                f"{volume.name} is decoded {decoded / plain:.3g} times over, {decoded / math.prod(volume.shape):.3g}"
+                f" bytes read a voxel, as its smallest readable part is {times(volume.chunk_shape)}; make it a Zarr"
+                f" volume first: voxcaliper convert {volume.location} TARGET.ome.zarr"
+            )
+    return sentences
+
+
 def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> str:
     """The plan as a person reads it."""
     voxels = math.prod(plan.shape)
@@ -230,7 +252,7 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
         + (f"{gib(stage.card_bytes):>13}" if on_gpu else "")
         for stage in plan.stages
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *advice(job.volumes.values(), job.grid)])
 
 
 def _describe_device(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> str:

@@ -13,6 +13,7 @@ from ome_zarr_models.v05.multiscales import Dataset, Multiscale
 from pydantic import ValidationError
 
 from pipeline.errors import InputError
+from pipeline.geometry import VoxelSize
 
 UM_PER_UNIT = {
     **dict.fromkeys(("micrometer", "micrometre", "micron", "microns", "um", "\u00b5m", "\u03bcm"), Decimal(1)),
@@ -142,6 +143,12 @@ def _repaired(document: dict[str, Any]) -> dict[str, Any]:
 def unit_um(unit: str) -> Decimal | None:
     """µm per unit of length, None for an unknown unit."""
     return UM_PER_UNIT.get(unit.strip(), UM_PER_UNIT.get(unit.strip().lower()))
+
+
+def voxel_size_of(sizes: list[Decimal | None], units: list[Decimal | None]) -> VoxelSize | None:
+    """From lengths (z, y, x) and µm per unit of each; None where one of them is not known."""
+    um = [float(size * unit) for size, unit in zip(sizes, units, strict=True) if size and unit]
+    return VoxelSize((um[0], um[1], um[2])) if len(um) == 3 else None
 
 
 def plain_decimal(value: float) -> Decimal:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pipeline.errors import InputError
+from pipeline.volume.files import is_file, open_file
 from pipeline.volume.n5_arrays import is_n5, open_n5
+from pipeline.volume.slices import is_stack, open_stack
 from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
 from pipeline.volume.volumes import Position, Volume
 from pipeline.volume.zarr_arrays import is_zarr, listing, open_zarr
 
-__all__ = ["Format", "Position", "Volume", "absolute_location", "format_at", "open_volume"]
+__all__ = ["Position", "Volume", "absolute_location", "open_volume"]
 
 
 class Format(NamedTuple):
@@ -27,18 +29,21 @@ class Format(NamedTuple):
 
 
 FORMATS = (
-    Format("Zarr", is_zarr, open_zarr),
-    Format("N5", is_n5, open_n5),
+    Format("a file (.tif, .nii, .nii.gz, .npy)", is_file, open_file),
+    Format("a Zarr array or image", is_zarr, open_zarr),
+    Format("an N5 data set", is_n5, open_n5),
+    Format("a folder of slices (TIFF or JPEG 2000)", is_stack, open_stack),
 )
 """In the order in which they are tried."""
 
 
 def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None = None) -> Volume:
-    """Open an OME-Zarr image, one array of it, a bare Zarr array or an N5 data set; voxels are not read.
+    """Open an OME-Zarr image, one array of it, a bare array, N5, a file or a folder of slices; voxels are not read.
 
     location : path or URL (pipeline.volume.stores) of an image group, of an array in it (x.ome.zarr/1: then level must
-        stay 0), or of a bare array. Axes are z, y, x in any stored order (named by the metadata, else z, y, x); other
-        axes must have length 1 and are left out.
+        stay 0), of a bare array, of a .tif, .nii, .nii.gz or .npy file, or of a folder of TIFF or JPEG 2000 slices in
+        the natural order of their names. Axes are z, y, x in any stored order (named by the metadata, else z, y, x);
+        other axes must have length 1 and are left out.
     level : step of the pyramid.
     voxel_size_um : spacing (z, y, x) of the array that is opened; it goes before the metadata.
     The metadata give a voxel size when every spatial axis has a scale and a unit; without a unit there is none.
@@ -47,41 +52,24 @@ def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None
     Raises InputError for what is not a volume, StorageError for what cannot be read.
     """
     location = absolute_location(location)
-    found = format_at(location)
-    if found is None:
-        raise InputError(_nothing_there(location))
-    return found.opens(location, level, voxel_size_um)
-
-
-def format_at(location: str) -> Format | None:
-    """The kind of volume that lies at a location, None for anything else.
-
-    Raises RefusedError where none was seen, but something was refused.
-    """
     store, refused = open_store(location), None
     for form in FORMATS:
         try:
             if form.holds(store):
-                return form
+                return form.opens(location, level, voxel_size_um)
         except RefusedError as error:
             refused = refused or error
-    if refused:
-        raise refused
-    return None
+    raise refused or InputError(_nothing_there(location))
 
 
 def _nothing_there(location: str) -> str:
-    names = " or ".join(form.name for form in FORMATS)
+    names = "; a volume is " + ", or ".join(form.name for form in FORMATS)
     if "://" in location:
-        return f"{location} holds no volume ({names}); check the address."
+        return f"{location} holds no volume{names}: check the address."
     if os.path.isdir(location):
-        held = sorted(os.listdir(location))
-        return (
-            f"{location} is a folder without Zarr metadata (it holds {listing(held)}); give a Zarr volume,"
-            " or make one with: voxcaliper convert SOURCE TARGET.ome.zarr"
-        )
+        return f"{location} is a folder without a volume (it holds {listing(sorted(os.listdir(location)))}){names}."
     if os.path.exists(location):
-        return f"{location} is a file, not a Zarr volume; make one with: voxcaliper convert {location} TARGET.ome.zarr"
+        return f"{location} is a file of no known kind{names}."
     folder = os.path.dirname(location)
     while folder and not os.path.isdir(folder):
         folder = os.path.dirname(folder)

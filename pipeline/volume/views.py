@@ -15,8 +15,9 @@ from pipeline.volume.opening import Volume
 
 
 def to_xarray(volume: Volume, *, name: str | None = None, long_name: str | None = None) -> xr.DataArray:
-    """A volume as a lazy DataArray with the dimensions (z, y, x); a chunk of it is a stored object.
+    """A volume as a lazy DataArray with the dimensions (z, y, x).
 
+    A chunk of it is a stored object, or where that is a whole file some of its planes.
     Coordinates are voxel centres in µm, in the frame that all levels of a pyramid share; voxel indices where the volume
     has no voxel size. Attributes: voxel_size_um, units of the coordinates, source, format, level.
     Selecting, slicing and plotting read only what they need; a damaged store raises StorageError when it is read.
@@ -35,7 +36,9 @@ def to_xarray(volume: Volume, *, name: str | None = None, long_name: str | None 
     }
     if voxel_size:
         attributes["voxel_size_um"] = voxel_size.um
-    lazy = da.from_array(_Lazy(volume), chunks=volume.objects.block_shape, asarray=True, fancy=False)  # type: ignore[no-untyped-call]
+    one_file = volume.decode_bytes is not None and volume.shard_shape is not None
+    chunks = next(volume.pieces(volume.box)).shape if one_file else volume.objects.block_shape
+    lazy = da.from_array(_Lazy(volume), chunks=chunks, asarray=True, fancy=False)  # type: ignore[no-untyped-call]
     return xr.DataArray(lazy, dims=("z", "y", "x"), coords=coordinates, name=name, attrs=attributes)
 
 

@@ -48,6 +48,9 @@ class Volume:
     every_chunk_stored : the writer promised to store every chunk, so a missing one means damage.
     fill_value : what a chunk that is not stored reads as.
     metadata_sha256 : of what the store says of the array, without descriptions (attributes).
+    decode_bytes : most memory that reading takes beside its result, where objects are decoded one after the other and a
+        missing one is told by the array; None where those of a piece are decoded together.
+    kept_bytes : most memory that a process keeps in use between reads, for all volumes of a kind together.
     warnings : one sentence each on what is wrong in the metadata and was read all the same.
     """
 
@@ -66,6 +69,8 @@ class Volume:
     every_chunk_stored: bool
     fill_value: float
     metadata_sha256: str
+    decode_bytes: int | None = None
+    kept_bytes: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -115,9 +120,11 @@ class Volume:
         """Most memory that `read_piece` takes for a piece of a box of this shape, its result included.
 
         A piece exists twice (result of the shards, result of Zarr), the chunks it touches at worst twice as well
-        (as stored, where they cannot be compressed, and decoded).
+        (as stored, where they cannot be compressed, and decoded), unless the format says better (`decode_bytes`).
         """
         planes = min(shape[0], self._planes(shape))
+        if self.decode_bytes is not None:
+            return 2 * planes * shape[1] * shape[2] * np.dtype(self.dtype).itemsize + self.decode_bytes
         touched = [
             min(-(-n // chunk), -(-(side - 1) // chunk) + 1) * chunk
             for n, side, chunk in zip(self.shape, (planes, *shape[1:]), self.chunk_shape, strict=True)
@@ -140,7 +147,7 @@ class Volume:
     def read_piece(self, box: Box) -> npt.NDArray[Any]:
         """As `read`, in one go: for boxes from `pieces`."""
         try:
-            if self.every_chunk_stored or self.shard_shape:
+            if self.decode_bytes is None and (self.every_chunk_stored or self.shard_shape):
                 self._check_objects(box)
             return patiently(lambda: self._voxels(box))
         except (MemoryError, VoxcaliperError):
@@ -216,7 +223,7 @@ class Volume:
         where = ""
         try:
             for index in self._objects_in(box) if not isinstance(error, TimeoutError) else ():
-                where = f" (stored object {self.object_key(index)})"
+                where = f" (stored object {key})" if (key := self.object_key(index)) else ""
                 part = self.objects.box(index)
                 start = cast(Index, tuple(map(max, part.start, box.start)))
                 stop = cast(Index, tuple(map(min, part.stop, box.stop)))

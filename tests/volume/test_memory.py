@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.foreground import Foreground
-from pipeline.volume.sources import open_source
+from pipeline.volume.opening import open_volume
 from pipeline.volume.writing import Multiscale, create_multiscale, reduce_block_bytes, write_block_bytes
+from tests.volume.formats import FORMATS
 from workflows.convert_volume import convert, convert_bytes
 
 BLOCK: Index = (64, 128, 128)
@@ -67,12 +68,23 @@ def test_read(image: Multiscale) -> None:
     assert mask <= Foreground.read_bytes(volume, box.shape) + SLACK
 
 
-def test_convert(tmp_path: Path) -> None:
-    np.save(tmp_path / "v.npy", np.random.default_rng(0).integers(0, 60000, (130, 300, 300)).astype(np.uint16))
-    source, block_shape = open_source(str(tmp_path / "v.npy")), (32, 128, 128)
+@pytest.mark.parametrize("kind", ["npy", "nii.gz", "striped tiff slices"])
+def test_convert(tmp_path: Path, kind: str) -> None:
+    voxels = np.random.default_rng(0).integers(0, 60000, (130, 300, 300)).astype(np.uint16)
+    source, block_shape = open_volume(str(FORMATS[kind](tmp_path, voxels))), (32, 128, 128)
     count = iter(range(9))
     size = VoxelSize((1, 1, 1))
     peak = peak_bytes(
         lambda: convert(source.location, tmp_path / f"{next(count)}.zarr", voxel_size=size, block_shape=block_shape)
     )
     assert peak <= convert_bytes(source, block_shape) + SLACK
+
+
+@pytest.mark.parametrize("kind", ["npy", "fortran npy", "nii.gz", "striped tiff", "tiled tiff slices", "tiff slices"])
+def test_read_a_block_of_a_file(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.volume.slices.PLANES_BYTES", 0)
+    monkeypatch.setattr("pipeline.volume.volumes.PIECE_BYTES", 2**19)
+    voxels = np.random.default_rng(0).integers(0, 60000, (20, 400, 450)).astype(np.uint16)
+    volume = open_volume(str(FORMATS[kind](tmp_path, voxels)))
+    box = Box((3, 50, 70), (19, 350, 420))
+    assert peak_bytes(lambda: volume.read(box)) <= volume.read_bytes(box.shape) + volume.kept_bytes + SLACK

@@ -46,3 +46,12 @@ def test_without_a_voxel_size_coordinates_count_voxels(tmp_path: Path) -> None:
     assert array.x.attrs["units"] == "voxel"
     np.testing.assert_array_equal(array.x, np.arange(13))
     assert "voxel_size_um" not in array.attrs
+
+
+def test_files_are_read_in_parts(tmp_path: Path) -> None:
+    voxels = np.zeros((40, 1024, 1024), np.uint8)
+    voxels[20:] = 1
+    np.save(tmp_path / "v.npy", voxels)
+    array = to_xarray(open_volume(str(tmp_path / "v.npy")))
+    assert array.chunks == ((16, 16, 8), (1024,), (1024,))
+    np.testing.assert_array_equal(array[15:25, 5, ::100], voxels[15:25, 5, ::100])

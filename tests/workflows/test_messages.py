@@ -66,13 +66,15 @@ def test_no_such_volume(refused: Refusal, mask: Path) -> None:
 
 def test_a_text_file(refused: Refusal, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("femur, left")
-    assert "is a file, not a Zarr volume" in refused(tmp_path / "notes.txt")
+    assert "is a file of no known kind; a volume is" in refused(tmp_path / "notes.txt")
 
 
 def test_a_folder_of_something(refused: Refusal, tmp_path: Path) -> None:
     (tmp_path / "slices").mkdir()
     (tmp_path / "slices" / "0001.tif").write_text("")
-    assert "is a folder without Zarr metadata (it holds 0001.tif)" in refused(tmp_path / "slices")
+    assert f"{tmp_path}/slices/0001.tif is not a readable TIFF slice" in refused(tmp_path / "slices")
+    (tmp_path / "slices" / "0001.tif").rename(tmp_path / "slices" / "notes")
+    assert "is a folder without a volume (it holds notes)" in refused(tmp_path / "slices")
 
 
 def test_broken_metadata(refused: Refusal, tmp_path: Path) -> None:

@@ -1,0 +1,254 @@
+"""Volumes in one file: NIfTI (.nii, .nii.gz), .npy and multi-page TIFF, from a folder or from behind a URL.
+
+The file is the only stored object, and only what a box needs is read of it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InputError, StorageError, VoxcaliperError
+from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
+from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
+from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
+from pipeline.volume.patience import reason
+from pipeline.volume.ranged import RangedFile
+from pipeline.volume.stores import ObjectStat, Store, open_store
+from pipeline.volume.tiff import TiffSlice, TiffVolume
+from pipeline.volume.volumes import Position, Volume
+
+NIFTI_BYTES = 540
+"""The longest header."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file whose header has been read.
+
+    chunk_shape : what cannot be read in part. decode_bytes, kept_bytes : of the volume. read : a box.
+    layout : how the voxels lie, in words; what a volume is told from another one by.
+    """
+
+    format: str
+    shape: Index
+    dtype: np.dtype[Any]
+    voxel_size: VoxelSize | None
+    chunk_shape: Index
+    decode_bytes: int
+    kept_bytes: int
+    layout: str
+    read: Callable[[Box], npt.NDArray[Any]]
+
+    @property
+    def metadata_sha256(self) -> str:
+        """Of shape, type and layout."""
+        return hashlib.sha256(repr((self.format, self.shape, self.dtype.str, self.layout)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class FileArray:
+    """A `StoredArray` in one file. metadata_sha256 : of the contents when the volume was opened."""
+
+    location: str
+    metadata_sha256: str
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """The voxels of a box (z, y, x). Raises StorageError where the file is cut off, damaged or another one."""
+        contents = _contents(self.location)
+        if contents.metadata_sha256 != self.metadata_sha256:
+            raise StorageError(f"{self.location} is another file than the one that was opened; start again.")
+        try:
+            return contents.read(box)
+        except ValueError as error:
+            raise StorageError(
+                f"{self.location}: the voxels {box.start} to {box.stop} (z, y, x) cannot be read ({error});"
+                " the file may be cut off or damaged, so fetch it again."
+            ) from error
+
+    def object_key(self, index: Index) -> str:
+        """The location itself."""
+        return ""
+
+    def object_stat(self, index: Index) -> ObjectStat | None:
+        """Of the file; None where it is missing."""
+        return open_store(self.location).stat("")
+
+    def listed(self) -> None:
+        """One object is soon asked for."""
+
+
+def is_file(store: Store) -> bool:
+    """Whether a location is named as one of these files and is one."""
+    return store.location.lower().endswith(tuple(READERS)) and store.stat("") is not None
+
+
+def open_file(location: str, level: int = 0, voxel_size_um: Position | None = None) -> Volume:
+    """A volume in a file. Raises InputError for what is none, and for levels beside 0."""
+    if level:
+        raise InputError(f"{location} is one file, so it has no level {level}.")
+    found = _contents(location)
+    if found.dtype.kind not in "biuf":
+        raise InputError(f"{location} holds values of type {found.dtype}; bool, integer or float is needed.")
+    return Volume(
+        location=location,
+        array_path="",
+        array=FileArray(location, found.metadata_sha256),
+        shape=found.shape,
+        dtype=found.dtype.name,
+        chunk_shape=found.chunk_shape,
+        shard_shape=found.shape,
+        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else found.voxel_size,
+        origin_um=(0.0, 0.0, 0.0),
+        level=0,
+        level_count=1,
+        format=found.format,
+        every_chunk_stored=True,
+        fill_value=0,
+        metadata_sha256=found.metadata_sha256,
+        decode_bytes=found.decode_bytes,
+        kept_bytes=found.kept_bytes,
+    )
+
+
+def _contents(location: str) -> Contents:
+    store = open_store(location)
+    stat = store.stat("")
+    if stat is None:
+        raise StorageError(f"{location} is missing; restore it from a copy.")
+    return _read_header(store, stat)
+
+
+@lru_cache(maxsize=16)
+def _read_header(store: Store, _stat: ObjectStat) -> Contents:
+    # What the store says of the file is part of the key: a file that was replaced is opened anew.
+    kind, reader = next(found for suffix, found in READERS.items() if store.location.lower().endswith(suffix))
+    try:
+        return reader(RangedFile(store))
+    except NotAVolumeError as error:
+        raise InputError(f"{store.location} {error}.") from error
+    except (MemoryError, OSError, VoxcaliperError):
+        raise
+    except Exception as error:  # libraries raise whatever they like where a header is damaged
+        raise InputError(f"{store.location} is not a readable {kind} ({reason(error)}).") from error
+
+
+def _flat_contents(file: RangedFile, kind: str, flat: Flat, voxel_size: VoxelSize | None) -> Contents:
+    chunk: Index = (1, 1, flat.shape[2]) if flat.axes == "zyx" else (flat.shape[0], 1, 1)
+    return Contents(
+        format=kind,
+        shape=flat.shape,
+        dtype=flat.result_dtype,
+        voxel_size=voxel_size,
+        chunk_shape=chunk,
+        decode_bytes=2 * flat.layer_bytes,
+        kept_bytes=0,
+        layout=repr(flat),
+        read=lambda box: flat.read(file.read_at, box),
+    )
+
+
+def _npy(file: RangedFile) -> Contents:
+    opened = file.buffered()
+    version = np.lib.format.read_magic(opened)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its version {version} is not known")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(opened)
+    axes = "xyz" if fortran else "zyx"
+    return _flat_contents(file, "NumPy .npy", Flat(opened.tell(), volume_shape(shape), dtype, axes), None)
+
+
+def _tiff(file: RangedFile) -> Contents:
+    tiff = TiffVolume(file.buffered())
+    if tiff.flat is not None:
+        return _flat_contents(file, "TIFF", tiff.flat, tiff.voxel_size)
+    one_at_a_time = Lock()  # tifffile and the file have one position
+
+    def read(box: Box) -> npt.NDArray[Any]:
+        with one_at_a_time:
+            return tiff.read(box)
+
+    return Contents(
+        format="TIFF",
+        shape=tiff.shape,
+        dtype=tiff.dtype,
+        voxel_size=tiff.voxel_size,
+        chunk_shape=tiff.chunk_shape,
+        decode_bytes=TiffSlice.decode_bytes(math.prod(tiff.shape[1:]), tiff.dtype.itemsize),
+        kept_bytes=0,
+        layout=f"chunks {tiff.chunk_shape}",
+        read=read,
+    )
+
+
+def _nifti(file: RangedFile) -> Contents:
+    flat, voxel_size = _nifti_header(file.read_at(0, NIFTI_BYTES))
+    return _flat_contents(file, "NIfTI", flat, voxel_size)
+
+
+def _compressed_nifti(file: RangedFile) -> Contents:
+    try:
+        with gzip.GzipFile(fileobj=file.buffered()) as opened:
+            head = opened.read(NIFTI_BYTES)
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(str(error)) from error
+    flat, voxel_size = _nifti_header(head)
+    content = CompressedFile(file.store, flat.offset + math.prod(flat.shape) * flat.dtype.itemsize)
+    return replace(
+        _flat_contents(file, "NIfTI", flat, voxel_size),
+        chunk_shape=(1, flat.shape[1], flat.shape[2]),
+        decode_bytes=3 * flat.layer_bytes,
+        kept_bytes=KEPT_BYTES,
+        read=lambda box: flat.read(content.read_at, box),
+    )
+
+
+def _nifti_header(head: bytes) -> tuple[Flat, VoxelSize | None]:
+    """Where the voxels lie, and the spacing as the header states it.
+
+    The array's axes x, y, z become z, y, x; the orientation in space is left alone. Unknown units are mm, as the
+    authors of NIfTI-1 advise.
+    """
+    kinds: tuple[Any, ...] = (nib.Nifti1Header, nib.Nifti2Header)
+    kind = next((kind for kind in kinds if kind.may_contain_header(head)), None)
+    if kind is None:
+        raise ValueError("it has no NIfTI header")
+    header: Any = kind(head[: kind.sizeof_hdr], check=True)
+    shape = tuple(map(int, header.get_data_shape()))
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    slope, intercept = header.get_slope_inter()
+    scaled = slope is not None and (slope, intercept) != (1.0, 0.0)
+    flat = Flat(
+        int(header.get_data_offset()),
+        volume_shape(shape[::-1]),
+        header.get_data_dtype(),
+        slope=float(slope) if scaled else None,
+        intercept=float(intercept or 0.0),
+    )
+    unit = {"unknown": "mm", "meter": "m", "micron": "um"}.get(header.get_xyzt_units()[0], "mm")
+    spacing = [plain_decimal(float(side)) for side in header.get_zooms()[2::-1]]
+    return flat, voxel_size_of([*spacing], [unit_um(unit)] * len(spacing))
+
+
+READERS: dict[str, tuple[str, Callable[[RangedFile], Contents]]] = {
+    ".tif": ("TIFF file", _tiff),
+    ".tiff": ("TIFF file", _tiff),
+    ".nii": ("NIfTI file", _nifti),
+    ".nii.gz": ("NIfTI file", _compressed_nifti),
+    ".npy": (".npy file", _npy),
+}
+"""By the end of a file's name."""

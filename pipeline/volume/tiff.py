@@ -1,0 +1,163 @@
+"""TIFF: what a file says of its images, and voxels out of them, of volumes in one file and of slices.
+
+A file whose voxels lie one after the other is read as such; of others only the strips or tiles are decoded that a box
+touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any, BinaryIO
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from pipeline.errors import VoxcaliperError
+from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
+from pipeline.volume.metadata import unit_um, voxel_size_of
+
+
+@contextmanager
+def _damage_said() -> Iterator[None]:
+    """The library and its codecs raise whatever they like where a file is damaged; here, all of it is a ValueError."""
+    try:
+        yield
+    except (MemoryError, OSError, ValueError, VoxcaliperError):
+        raise
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+class TiffVolume:
+    """An open file with one grey volume. Raises ValueError, saying what is there instead, for any other content.
+
+    shape, chunk_shape : voxels (z, y, x). flat : where the voxels lie, if one after the other.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        with _damage_said():
+            self._tiff = tifffile.TiffFile(file)
+            found = list(self._tiff.series)
+            if len(found) != 1:
+                shapes = ", ".join(str(series.shape) for series in found[:4])
+                raise NotAVolumeError(
+                    f"holds {len(found)} images of different kinds (shapes {shapes});"
+                    " store the volume in a file of its own"
+                )
+            series = found[0]
+            if series.axes[-2:] != "YX" or series.axes[:-2] not in ("Z", "I", "Q", "T"):
+                raise NotAVolumeError(
+                    f"has the axes {series.axes} and the shape {series.shape}; a grey volume Z, Y, X is needed"
+                )
+            self.shape = volume_shape(series.shape)
+            if series.dataoffset is None and len(series.pages) != self.shape[0]:
+                raise NotAVolumeError(f"holds {self.shape[0]} planes in {len(series.pages)} pages; store one in each")
+            self.flat = _flat(self._tiff, self.shape)
+            self.dtype = np.dtype(series.dtype).newbyteorder("=")
+            self.voxel_size = _voxel_size(self._tiff)
+            lines, columns = map(int, series.keyframe.chunks[-2:])
+            self.chunk_shape: Index = (1, lines, columns)
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """The voxels of a box (z, y, x), plane by plane, of a file that is not flat."""
+        voxels = np.empty(box.shape, self.dtype)
+        with _damage_said():
+            for z in range(box.start[0], box.stop[0]):
+                voxels[z - box.start[0]] = _read_page(self._tiff, self._tiff.series[0].pages[z], box.slices[1:])
+        return voxels
+
+
+class TiffSlice:
+    """A slice in an open file. Raises ValueError for what is none, is cut off or damaged.
+
+    shape : (y, x). dtype : numpy's name of it.
+    """
+
+    decodes_parts = True
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        with _damage_said():
+            self._tiff = tifffile.TiffFile(file)
+            # An OME-TIFF slice may describe the whole stack, and its series would be made of all files.
+            self._alone = bool(self._tiff.is_ome) and len(self._tiff.pages) == 1
+            self._page: Any = self._tiff.pages.first
+            found = self._page if self._alone else self._tiff.series[0]
+            self.shape = tuple(map(int, found.shape))
+            self.dtype = np.dtype(found.dtype).newbyteorder("=").name
+        if len(self.shape) != 2:
+            raise ValueError(f"it has the shape {self.shape}, and a slice has two axes")
+
+    def read(self, part: tuple[slice, slice]) -> npt.NDArray[Any]:
+        """Part of the slice (y, x)."""
+        with _damage_said():
+            flat = None if self._alone else _flat(self._tiff, (1, self.shape[0], self.shape[1]))
+            if flat is not None:
+                box = Box((0, part[0].start, part[1].start), (1, part[0].stop, part[1].stop))
+                plane: npt.NDArray[Any] = flat.read(self._read_at, box)[0]
+                return plane
+            return _read_page(self._tiff, self._page, part)
+
+    def _read_at(self, position: int, count: int) -> bytes:
+        self._file.seek(position)
+        return self._file.read(count)
+
+    @staticmethod
+    def decode_bytes(pixels: int, itemsize: int) -> int:
+        """Most memory that reading a plane takes: its strips as stored and decoded, and the part that is wanted."""
+        return 4 * pixels * itemsize
+
+
+def _flat(tiff: tifffile.TiffFile, shape: Index) -> Flat | None:
+    series = tiff.series[0]
+    if series.dataoffset is None:
+        return None
+    return Flat(int(series.dataoffset), shape, np.dtype(series.dtype).newbyteorder(tiff.byteorder))
+
+
+def _read_page(tiff: tifffile.TiffFile, page: Any, part: tuple[slice, slice]) -> npt.NDArray[Any]:
+    """Part of a plane (y, x) out of the strips or tiles that it touches; what the file leaves out is zero."""
+    keyframe = page.keyframe
+    lines, columns = map(int, keyframe.chunks[-2:])
+    across = -(-keyframe.imagewidth // columns)
+    rows = range(part[0].start // lines, -(-part[0].stop // lines))
+    segments = [
+        row * across + column for row in rows for column in range(part[1].start // columns, -(-part[1].stop // columns))
+    ]
+    offsets, counts = ([table[index] for index in segments] for table in (page.dataoffsets, page.databytecounts))
+    plane = np.zeros([side.stop - side.start for side in part], np.dtype(keyframe.dtype).newbyteorder("="))
+    for content, index in tiff.filehandle.read_segments(offsets, counts, indices=segments):
+        decoded, (_, _, top, left, _), _ = keyframe.decode(content, index)
+        if decoded is None:
+            continue
+        segment = decoded[0, :, :, 0]
+        y0, x0 = max(part[0].start, top), max(part[1].start, left)
+        y1, x1 = min(part[0].stop, top + segment.shape[0]), min(part[1].stop, left + segment.shape[1])
+        plane[y0 - part[0].start : y1 - part[0].start, x0 - part[1].start : x1 - part[1].start] = segment[
+            y0 - top : y1 - top, x0 - left : x1 - left
+        ]
+    return plane
+
+
+def _voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:
+    """From OME-XML or ImageJ's description, where all three axes and the unit are stated."""
+    if tiff.ome_metadata:
+        pixels = next((e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("Pixels")), None)
+        sizes = [] if pixels is None else [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
+        units = [] if pixels is None else [unit_um(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
+        return voxel_size_of([Decimal(size) if size else None for size in sizes], units)
+    imagej = tiff.imagej_metadata or {}
+    unit = unit_um(str(imagej.get("unit", "")).replace("\\u00B5", "µ"))
+    tags = tiff.pages.first.tags
+    if not {"XResolution", "YResolution"} <= {tag.name for tag in tags}:
+        return None
+    # ImageJ counts pixels per unit as a ratio of two integers; six digits are what survives that.
+    (y, y_per), (x, x_per) = tags["YResolution"].value, tags["XResolution"].value
+    sides = [imagej.get("spacing"), y_per / y if y else None, x_per / x if x else None]
+    return voxel_size_of([Decimal(f"{side:.6g}") if side else None for side in sides], [unit] * 3)

@@ -1,0 +1,299 @@
+"""Folders of slices: order and gaps of names, slices that differ or are damaged, planes that are decoded once."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tifffile
+
+from pipeline.errors import InputError, StorageError
+from pipeline.geometry import Box
+from pipeline.volume import slices
+from pipeline.volume.opening import open_volume
+from pipeline.volume.slice_names import check_numbers, natural
+from tests.volume.formats import jpeg2000, jpeg2000_slices, tiff_slices
+from tests.volume.servers import web_server
+from tests.volume.stores import grey
+
+VOXELS = grey((12, 20, 30), "uint16")
+LAST = Box((11, 0, 0), (12, 20, 30))
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    return jpeg2000_slices(tmp_path / "stack", VOXELS)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        open_volume(str(folder))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+@pytest.mark.parametrize("suffix", ["jp2", "j2k"])
+def test_types_of_jpeg_2000(tmp_path: Path, dtype: str, suffix: str) -> None:
+    voxels = grey((3, 20, 30), dtype)
+    volume = open_volume(str(jpeg2000_slices(tmp_path / "s", voxels, suffix=suffix)))
+    assert (volume.dtype, volume.shape, volume.chunk_shape) == (dtype, (3, 20, 30), (1, 20, 30))
+    np.testing.assert_array_equal(volume.read(volume.box), voxels)
+
+
+def test_twelve_bits_are_read_as_sixteen(tmp_path: Path) -> None:
+    plane = grey((20, 30), "uint16")
+    (tmp_path / "a1.jp2").write_bytes(imagecodecs.jpeg2k_encode(plane, level=0, reversible=True, bitspersample=12))
+    volume = open_volume(str(tmp_path))
+    assert volume.dtype == "uint16"
+    np.testing.assert_array_equal(volume.read(volume.box)[0], plane)
+
+
+def test_slices_that_lose_something_are_still_near(tmp_path: Path) -> None:
+    """As the Human Organ Atlas publishes them, a tenth of the bytes; what the codec gives is what counts."""
+    plane = (np.add.outer(np.arange(200), np.arange(300)) * 40).astype(np.uint16)
+    content = imagecodecs.jpeg2k_encode(plane, level=40)
+    (tmp_path / "a1.jp2").write_bytes(content)
+    volume = open_volume(str(tmp_path))
+    np.testing.assert_array_equal(volume.read(volume.box)[0], imagecodecs.jpeg2k_decode(content))
+
+
+def test_a_stack_is_opened_without_decoding(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*_: Any, **__: Any) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(imagecodecs, "jpeg2k_decode", decode)
+    assert open_volume(str(stack)).shape == VOXELS.shape
+
+
+def test_natural_order_and_other_files(tmp_path: Path) -> None:
+    folder = tiff_slices(tmp_path / "s", VOXELS)  # slice0 … slice11
+    (folder / "readme.txt").write_text("of the scanner")
+    (folder / ".hidden.tif").write_bytes(b"")
+    (folder / "thumbs").mkdir()
+    volume = open_volume(str(folder))
+    assert [volume.object_key((z, 0, 0)) for z in (0, 2, 10)] == ["slice0.tif", "slice2.tif", "slice10.tif"]
+    np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a1.tif", "a2.tif", "a3.tif"],
+        ["a0010.tif", "a0020.tif", "a0030.tif"],  # every tenth
+        ["a1.tif"],
+        ["a1.tif", "a7.tif"],  # two slices have one step
+        ["first.tif", "second.tif", "third.tif", "2.tif"],  # no pattern
+        ["a0.tif", "a13.tif", "a25.tif", "a38.tif"],  # rounded positions
+        ["s1_t1.tif", "s1_t2.tif", "s2_t1.tif", "s2_t4.tif"],  # two numbers
+        ["x-3155_D_4_bc_0001.tif", "x-3155_D_4_bc_0002.tif", "x-3155_D_4_bc_0003.tif"],
+    ],
+)
+def test_numbers_without_a_gap(names: list[str]) -> None:
+    check_numbers("folder", sorted(names, key=natural))
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a1.tif", "a2.tif", "a4.tif"], "lacks the slice a3.tif, which would come after a2.tif"),
+        (["a008.tif", "a009.tif", "a012.tif"], r"lacks the slice a010.tif \(and 1 more\), which would come after a009"),
+        (["a10.tif", "a20.tif", "a40.tif", "a50.tif"], "lacks the slice a30.tif"),
+        (["3_1_s.tif", "3_2_s.tif", "3_4_s.tif"], "lacks the slice 3_3_s.tif"),
+        (["a1.tif", "a01.tif", "a2.tif"], "holds both a1.tif and a01.tif, which have one number"),
+    ],
+)
+def test_gaps_and_doubles(names: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=f"^folder {words}"):
+        check_numbers("folder", sorted(names, key=natural))
+
+
+def test_a_slice_that_is_missing(stack: Path) -> None:
+    volume = open_volume(str(stack))
+    (stack / "organ_000007.jp2").unlink()
+    assert f"{stack} lacks the slice organ_000007.jp2, which would come after organ_000006.jp2" in refused(stack)
+    assert volume.missing_chunks(volume.box) == 1
+    with pytest.raises(StorageError, match=r"organ_000007\.jp2 is missing; restore this slice"):
+        volume.read(volume.box)
+    np.testing.assert_array_equal(volume.read(LAST), VOXELS[LAST.slices])
+
+
+def test_slices_that_were_added(stack: Path) -> None:
+    volume = open_volume(str(stack))
+    (stack / "organ_000012.jp2").write_bytes(jpeg2000(VOXELS[0]))
+    code = (
+        "import pickle, sys; volume = pickle.loads(sys.stdin.buffer.read())\n"
+        "try: volume.read(volume.box)\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+
+    worker = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(volume), capture_output=True, check=True, cwd=Path.cwd()
+    )
+    assert worker.stdout.decode().startswith(f"StorageError {stack} holds other slices than when it was opened (13")
+
+
+@pytest.mark.parametrize("where", ["local", "http"])
+@pytest.mark.parametrize("damage", ["cut", "zeros", "empty", "other"])
+def test_a_slice_that_is_damaged_later(stack: Path, where: str, damage: str) -> None:
+    """The header may stay readable; then only reading tells."""
+    victim = stack / "organ_000007.jp2"
+    with web_server(stack, index=True) as server:
+        volume = open_volume(str(stack) if where == "local" else server.url)
+        content = victim.read_bytes()
+        if damage == "cut":
+            victim.write_bytes(content[: len(content) // 2])
+        elif damage == "zeros":
+            victim.write_bytes(content[:400] + bytes(len(content) - 400))
+        else:
+            victim.write_bytes(b"" if damage == "empty" else jpeg2000(VOXELS[0, :, :29]))
+        with pytest.raises(
+            StorageError, match=r"organ_000007\.jp2 (cannot be read \(it|is \(20, 29\) uint16, but the other)"
+        ):
+            volume.read(volume.box)
+        np.testing.assert_array_equal(volume.read(LAST), VOXELS[LAST.slices])
+
+
+def test_slices_that_do_not_agree(stack: Path, tmp_path: Path) -> None:
+    victim = stack / "organ_000007.jp2"
+    victim.write_bytes(jpeg2000(VOXELS[0, :, :29]))
+    first = "but the first slice organ_000000.jp2 is (20, 30) uint16; all slices must agree"
+    assert f"{victim} is (20, 29) uint16, {first}" in refused(stack)
+    victim.write_bytes(jpeg2000(VOXELS[0].astype(np.uint8)))
+    assert f"{victim} is (20, 30) uint8, {first}" in refused(stack)
+    colour = np.stack([VOXELS[0]] * 3, axis=-1)
+    victim.write_bytes(jpeg2000(colour))
+    assert f"{victim} is not a readable JPEG 2000 slice (it has 3 colours, and a slice is grey)" in refused(stack)
+    victim.write_bytes(b"no image at all")
+    assert "(it is no JPEG 2000 file)" in refused(stack)
+    victim.write_bytes(jpeg2000(VOXELS[0])[:50])
+    assert f"{victim} is not a readable JPEG 2000 slice (it ends" in refused(stack)
+    other = tiff_slices(tmp_path / "s", VOXELS)
+    tifffile.imwrite(other / "slice3.tif", colour, photometric="rgb")
+    assert "slice3.tif is not a readable TIFF slice (it has the shape (20, 30, 3), and a slice has two" in refused(
+        other
+    )
+    tifffile.imwrite(stack / "slice3.tif", VOXELS[0])
+    assert f"{stack} holds both slice3.tif and organ_000000.jp2; give each stack a folder" in refused(stack)
+
+
+def test_a_web_server_without_an_index(stack: Path) -> None:
+    with web_server(stack) as server, pytest.raises(InputError, match="holds no volume"):
+        open_volume(server.url)
+
+
+def count_decoding(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    decode, lengths = imagecodecs.jpeg2k_decode, list[int]()
+
+    def counted(content: bytes, **options: Any) -> npt.NDArray[Any]:
+        lengths.append(len(content))
+        return np.asarray(decode(content, **options))
+
+    monkeypatch.setattr(imagecodecs, "jpeg2k_decode", counted)
+    return lengths
+
+
+def test_blocks_of_a_row_decode_a_plane_once(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = open_volume(str(stack))
+    decoded = count_decoding(monkeypatch)
+    quarters = [Box((0, y, x), (12, y + 10, x + 15)) for y in (0, 10) for x in (0, 15)]
+    threads = [threading.Thread(target=volume.read, args=(box,)) for box in quarters]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 12
+    np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
+    assert len(decoded) == 12
+    (stack / "organ_000003.jp2").write_bytes(jpeg2000(VOXELS[4]))
+    np.testing.assert_array_equal(volume.read(volume.box)[3], VOXELS[4])
+    assert len(decoded) == 13
+
+
+def test_planes_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the planes of a thin block do not fit, none is kept."""
+    assert slices._planes.n == slices.PLANES_BYTES
+    stack = jpeg2000_slices(tmp_path / "s", VOXELS)
+    monkeypatch.setattr(slices, "PLANES_BYTES", VOXELS.nbytes - 1)
+    volume = open_volume(str(stack))
+    assert volume.kept_bytes == 0
+    decoded = count_decoding(monkeypatch)
+    for _ in range(2):
+        np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
+    assert len(decoded) == 24
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from pipeline.volume.opening import open_volume
+from pipeline.geometry import Box
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+volume = open_volume(sys.argv[1])
+volume.read(Box((0, 0, 0), (1, 8, 8)))  # what is loaded once is not part of the sum
+large = open_volume(sys.argv[2])
+box = Box((0, 100, 100), (large.shape[0], 400, 400))
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is taken now
+before = peak()
+large.read(box)
+print(peak() - before, large.read_bytes(box.shape) + large.kept_bytes)
+"""
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("uint8", "jp2"), ("uint16", "jp2"), ("uint16", "tif")])
+def test_memory_of_decoding(tmp_path: Path, dtype: str, kind: str) -> None:
+    """OpenJPEG takes its memory from the system, so the process is measured; voxels are noise, the worst there is."""
+    limits = np.iinfo(dtype)
+    noise = np.random.default_rng(0).integers(limits.min, limits.max, (2, 1500, 1500), dtype=dtype)
+    if kind == "jp2":
+        warm = jpeg2000_slices(tmp_path / "warm", VOXELS)
+        large = jpeg2000_slices(tmp_path / "large", noise)
+    else:
+        warm = tiff_slices(tmp_path / "warm", VOXELS, compression="zlib")
+        large = tiff_slices(tmp_path / "large", noise, compression="zlib")
+    command = [sys.executable, "-c", MEASURE, str(warm), str(large)]
+    measured = subprocess.run(command, capture_output=True, check=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    taken, formula = map(int, measured.stdout.split())
+    assert noise[0].nbytes < taken <= formula + 2 * 2**20
+
+
+def test_large_slices_come_in_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "PIECE_BYTES", 1000)
+    voxels = grey((2, 400, 500), "uint16")
+    stack = jpeg2000_slices(tmp_path / "s", voxels)
+    with web_server(stack, index=True) as server:
+        volume = open_volume(server.url)
+        server.clear()
+        np.testing.assert_array_equal(volume.read(volume.box), voxels)
+        fetched = [request.sent for request in server.requests if request.method == "GET"]
+        assert len(fetched) == 4  # the header and the rest of each
+        assert sum(fetched) <= sum(file.stat().st_size for file in stack.iterdir()) + 2 * 2**16
+
+
+def test_slices_of_an_ome_tiff_in_many_files(tmp_path: Path) -> None:
+    """Each of them describes the whole stack."""
+    planes = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0"><UUID FileName="slice{z}.tif">urn:uuid:{z:032x}</UUID></TiffData>'
+        for z in range(len(VOXELS))
+    )
+    for z, plane in enumerate(VOXELS):
+        text = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"'
+            f' UUID="urn:uuid:{z:032x}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16"'
+            f' SizeX="30" SizeY="20" SizeZ="12" SizeC="1" SizeT="1">{planes}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(tmp_path / f"slice{z}.tif", plane, photometric="minisblack", description=text, metadata=None)
+    with tifffile.TiffFile(tmp_path / "slice3.tif") as tiff:
+        assert tiff.series[0].shape == VOXELS.shape
+    volume = open_volume(str(tmp_path))
+    np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
