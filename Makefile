@@ -39,7 +39,7 @@ test-slurm: .venv/.dev  ## run the tests on a real SLURM of three virtual nodes 
 	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
 	        slurm-wlm >/dev/null; } || echo "slurm-wlm could not be installed" >&2; \
 	fi
-	@PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest tests/slurm -m slurm $(ARGS)
+	@PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest tests/slurm -m "slurm and not slow" $(ARGS)
 
 test-gpu: .venv/.gpu  ## run the tests that need an NVIDIA GPU (CUDA=13 for a driver of CUDA 13)
 	@nvidia-smi --list-gpus
