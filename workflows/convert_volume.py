@@ -1,8 +1,8 @@
 """`voxcaliper convert` and `voxcaliper info`: any volume into OME-Zarr 0.5, and what a volume is.
 
-The order: open the source, write its blocks slab by slab (a slab is one layer of blocks), each with the coarser
-levels that follow from it alone, then the levels that remain, each from the one below it, then give the finished
-image its name.
+The order: open the source, read it region by region (a block, or those that its chunks cross) and write the blocks,
+each with the coarser levels that follow from it alone, then the levels that remain, each from the one below it, then
+give the finished image its name.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.volume.opening import Volume, open_volume
-from pipeline.volume.volumes import PIECE_BYTES
 from pipeline.volume.writing import Multiscale, Reducer, create_multiscale, reduce_block_bytes, write_block_bytes
 
 Kind = Literal["auto", "grey", "labels"]
 
-SLAB_BYTES = 2**30
-"""Without a wish for the block shape, slabs are made thinner until they fit this (but not thinner than 32 planes)."""
+SIDE, SMALLEST_SIDE = 256, 32
+"""Of blocks without a wish for their shape, voxels."""
+REGION_BYTES = 2**30
+"""Without such a wish, blocks are made thinner until what is read at a time fits this."""
 
 
 def convert(
@@ -41,11 +41,12 @@ def convert(
 ) -> Multiscale:
     """Write a source as an OME-Zarr 0.5 image with a pyramid, in the memory of `convert_bytes`.
 
-    source : whatever `pipeline.volume.opening.open_volume` opens. It is read once, from the first plane to the last.
+    source : whatever `pipeline.volume.opening.open_volume` opens. What is stored in whole planes is read once, from the
+        first plane to the last; of others, chunks at the borders of blocks may be decoded for each of them.
     target : must not exist. It appears when everything is written; until then the image is called TARGET.partial,
         which is removed when the conversion fails.
     voxel_size : goes before the one the source states; one of them is needed.
-    block_shape : shape of the shards (z, y, x); by default 256 along each axis, less along z for large planes.
+    block_shape : shape of the shards (z, y, x); by default of `default_block_shape`.
     kind : the pyramid holds means (grey) or the most frequent values (labels); bool volumes always hold any.
         auto is grey for integers and floats.
     report_progress : called with the stage ("volume", "pyramid") and with voxels done and in all.
@@ -69,7 +70,7 @@ def convert(
         shape=opened.shape,
         dtype=opened.dtype,
         voxel_size=spacing,
-        block_shape=block_shape or default_block_shape(opened.shape, np.dtype(opened.dtype).itemsize),
+        block_shape=block_shape or default_block_shape(opened),
         name=target.name.removesuffix(".zarr").removesuffix(".ome"),
         reducer=choose_reducer(opened, kind),
         attributes={"voxcaliper": {"converted_from": Path(source).name, "source_format": opened.format}},
@@ -86,45 +87,36 @@ def convert(
 
 
 def _write_volume(source: Volume, multiscale: Multiscale, report_progress: Callable[[str, int, int], None]) -> None:
-    grid = multiscale.grid(0)
-    _, count_y, count_x = grid.counts
+    regions = regions_of(source, multiscale.block_shape)
     done, total = 0, math.prod(multiscale.shape)
-    for z, slab in enumerate(slabs(source, multiscale.block_shape[0])):
-        for y, x in np.ndindex(count_y, count_x):
-            box = grid.box((z, y, x))
-            multiscale.write_own_levels((z, y, x), slab[:, *box.slices[1:]])
-            done += box.voxels
+    for region in regions:
+        for count in _write_region(source, multiscale, regions.box(region)):
+            done += count
             report_progress("volume", done, total)
 
 
-def slabs(volume: Volume, thickness: int) -> Iterator[npt.NDArray[Any]]:
-    """The volume in slabs of `thickness` planes (the last may be thinner), arrays (z, y, x); every chunk is read once.
+def _write_region(source: Volume, multiscale: Multiscale, region: Box) -> Iterator[int]:
+    """Read whole blocks and write one after the other; the voxels of each. Their memory is free at the end."""
+    voxels = source.read(region)
+    blocks = BlockGrid(region.shape, multiscale.block_shape)
+    z, y, x = (start // side for start, side in zip(region.start, multiscale.block_shape, strict=True))
+    for block in blocks:
+        box = blocks.box(block)
+        multiscale.write_own_levels((z + block[0], y + block[1], x + block[2]), voxels[box.slices])
+        yield box.voxels
 
-    All of them use the same memory: a slab is gone when the next one is asked for.
+
+def regions_of(source: Volume, block_shape: Index) -> BlockGrid:
+    """The parts of a source that are read at a time, in their order: a block, or as many as a chunk crosses.
+
+    Lines and planes that cannot be read in part are so decoded once: of planes, regions are slabs from the first to the
+    last, which is the order that a compressed file needs.
     """
-    planes = _planes(volume)
-    slab = np.empty((min(thickness, volume.shape[0]), *volume.shape[1:]), volume.dtype)
-    for start in range(0, volume.shape[0], thickness):
-        count = min(thickness, volume.shape[0] - start)
-        for z in range(count):
-            slab[z] = next(planes)
-        yield slab[:count]
-
-
-def _planes(volume: Volume) -> Iterator[npt.NDArray[Any]]:
-    for piece in volume.pieces(volume.box):
-        layer = np.empty(piece.shape, volume.dtype)
-        for tile in _tiles(volume, piece):
-            layer[:, tile.start[1] : tile.stop[1]] = volume.read_piece(tile)
-        yield from layer
-
-
-def _tiles(volume: Volume, layer: Box) -> list[Box]:
-    """A layer of whole planes cut along y at chunk borders: a shard of whole planes is read in parts."""
-    row = layer.shape[0] * layer.shape[2] * np.dtype(volume.dtype).itemsize * volume.chunk_shape[1]
-    side = max(1, PIECE_BYTES // row) * volume.chunk_shape[1]
-    (z0, _, x0), (z1, y1, x1) = layer.start, layer.stop
-    return [Box((z0, y, x0), (z1, min(y + side, y1), x1)) for y in range(0, y1, side)]
+    z, y, x = (
+        -(-min(chunk, n) // side) * side
+        for chunk, n, side in zip(source.chunk_shape, source.shape, block_shape, strict=True)
+    )
+    return BlockGrid(source.shape, (z, y, x))
 
 
 def _write_pyramid(multiscale: Multiscale, report_progress: Callable[[str, int, int], None]) -> None:
@@ -149,24 +141,38 @@ def choose_reducer(source: Volume, kind: Kind) -> Reducer:
     return "mode"
 
 
-def default_block_shape(shape: Index, itemsize: int) -> Index:
-    """256 along each axis; along z 128, 64 or 32 where a slab would be larger than SLAB_BYTES."""
-    z = 256
-    while z > 32 and z * shape[1] * shape[2] * itemsize > SLAB_BYTES:
+def default_block_shape(source: Volume) -> Index:
+    """256 along each axis, or what whole chunks of the source give below that; less along z for large regions.
+
+    It is halved to at least 32 (and a chunk) until a region of `regions_of` fits REGION_BYTES.
+    """
+    z, y, x = (
+        SIDE // chunk * chunk if SMALLEST_SIDE <= chunk < min(n, SIDE) else SIDE
+        for chunk, n in zip(source.chunk_shape, source.shape, strict=True)
+    )
+    while z >= 2 * max(SMALLEST_SIDE, source.chunk_shape[0]) and _region_bytes(source, (z, y, x)) > REGION_BYTES:
         z //= 2
-    return z, 256, 256
+    return z, y, x
 
 
 def convert_bytes(source: Volume, block_shape: Index) -> int:
-    """Most memory that `convert` takes: a slab with what reads and writes it, or one block of the pyramid."""
-    _, y, x = source.shape
+    """Most memory that `convert` takes: a region with what reads it or writes a block, or one block of the pyramid."""
     dtype = np.dtype(source.dtype)
-    slab = (min(block_shape[0], source.shape[0]) + 1) * y * x * dtype.itemsize
-    layer = next(source.pieces(source.box))
-    tile = source.piece_bytes(_tiles(source, layer)[0].shape)
-    reading = math.prod(layer.shape) * dtype.itemsize + tile + source.kept_bytes
-    writing = slab + reading + math.prod(block_shape) * dtype.itemsize + write_block_bytes(block_shape, dtype)
-    return max(writing, source.kept_bytes + reduce_block_bytes(block_shape, dtype))
+    block = math.prod(block_shape) * dtype.itemsize
+    reading = source.read_bytes(_region_shape(source, block_shape))
+    # A block in one piece and what encodes it; or padded to even sides, with its eighths in three orders and counts.
+    writing = block + write_block_bytes(block_shape, dtype)
+    halving = 4 * block + 2 * math.prod(block_shape)
+    region = _region_bytes(source, block_shape)
+    return source.kept_bytes + max(reading, region + max(writing, halving), reduce_block_bytes(block_shape, dtype))
+
+
+def _region_shape(source: Volume, block_shape: Index) -> Index:
+    return regions_of(source, block_shape).box((0, 0, 0)).shape
+
+
+def _region_bytes(source: Volume, block_shape: Index) -> int:
+    return math.prod(_region_shape(source, block_shape)) * np.dtype(source.dtype).itemsize
 
 
 def describe_volume(volume: Volume) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from ome_zarr_models.v05.image import Image
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Index, VoxelSize
-from pipeline.volume.opening import open_volume
+from pipeline.volume.opening import Volume, open_volume
 from pipeline.volume.writing import reduce_by_two
 from tests.volume.servers import web_server
 from tests.volume.stores import grey, shared, write_ome_zarr
-from workflows.convert_volume import convert, convert_bytes, default_block_shape, describe_volume, slabs
+from workflows.convert_volume import convert, convert_bytes, default_block_shape, describe_volume, regions_of
 
 nifti: Any = nib.Nifti1Image
 SIZE = VoxelSize((3.0, 0.7, 0.7))
@@ -210,20 +211,41 @@ def test_compressed_nifti_is_read_once(tmp_path: Path) -> None:
     size = (tmp_path / "v.nii.gz").stat().st_size
     assert size > 4 * 2**20  # several reads
     with web_server(tmp_path) as server:
-        volume = open_volume(f"{server.url}/v.nii.gz")
-        start = 0
-        for slab in slabs(volume, 7):
-            np.testing.assert_array_equal(slab, voxels[start : start + 7])
-            start += len(slab)
-        assert start == 200
+        result = converted(f"{server.url}/v.nii.gz", tmp_path / "t.ome.zarr", block_shape=(40, 64, 64))
+        np.testing.assert_array_equal(result, voxels)
         assert server.sent < 1.1 * size
 
 
-def test_shapes_and_bytes(tmp_path: Path) -> None:
-    assert default_block_shape((1000, 1000, 1000), 1) == (256, 256, 256)
-    assert default_block_shape((8890, 3835, 3835), 2) == (32, 256, 256)
-    np.save(tmp_path / "v.npy", grey())
-    assert convert_bytes(open_volume(str(tmp_path / "v.npy")), (8, 16, 16)) > 0
+def large(tmp_path: Path, shape: Index, chunks: Index) -> Volume:
+    """An array without any chunk."""
+    zarr.create_array(tmp_path / f"{chunks}.zarr", shape=shape, chunks=chunks, dtype="u2")
+    return open_volume(str(tmp_path / f"{chunks}.zarr"))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "block", "region"),
+    [
+        ((128, 128, 128), (256, 256, 256), (256, 256, 256)),
+        ((100, 100, 100), (200, 200, 200), (200, 200, 200)),
+        ((300, 40, 7), (256, 240, 256), (512, 240, 256)),
+        ((1, 3835, 3835), (32, 256, 256), (32, 3835, 3835)),  # planes
+        ((1, 4, 3835), (256, 256, 256), (256, 256, 3835)),  # lines
+        ((8890, 1, 1), (256, 256, 256), (8890, 256, 256)),  # as Fortran writes, and the one that is no smaller
+    ],
+)
+def test_blocks_and_what_is_read_at_a_time(tmp_path: Path, chunks: Index, block: Index, region: Index) -> None:
+    volume = large(tmp_path, (8890, 3835, 3835), chunks)
+    assert default_block_shape(volume) == block
+    assert regions_of(volume, block).box((0, 0, 0)).shape == region
+    if chunks[0] < 8890:
+        assert math.prod(region) * 2 <= 2**30
+
+
+def test_memory_does_not_grow_with_the_volume(tmp_path: Path) -> None:
+    """Of chunks in three directions, a few blocks are held, however large the planes are."""
+    volumes = [large(tmp_path / str(side), (side, side, side), (128, 128, 128)) for side in (4000, 40_000)]
+    small, huge = (convert_bytes(volume, default_block_shape(volume)) for volume in volumes)
+    assert small == huge < 512 * 2**20
 
 
 def test_bone_slices(tmp_path: Path) -> None:

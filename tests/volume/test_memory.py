@@ -5,15 +5,19 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import zarr
 
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.foreground import Foreground
 from pipeline.volume.opening import open_volume
 from pipeline.volume.writing import Multiscale, create_multiscale, reduce_block_bytes, write_block_bytes
 from tests.volume.formats import FORMATS
+from tests.volume.layouts import write_n5_array
 from workflows.convert_volume import convert, convert_bytes
 
 BLOCK: Index = (64, 128, 128)
@@ -68,16 +72,44 @@ def test_read(image: Multiscale) -> None:
     assert mask <= Foreground.read_bytes(volume, box.shape) + SLACK
 
 
-@pytest.mark.parametrize("kind", ["npy", "nii.gz", "striped tiff slices"])
-def test_convert(tmp_path: Path, kind: str) -> None:
-    voxels = np.random.default_rng(0).integers(0, 60000, (130, 300, 300)).astype(np.uint16)
-    source, block_shape = open_volume(str(FORMATS[kind](tmp_path, voxels))), (32, 128, 128)
-    count = iter(range(9))
-    size = VoxelSize((1, 1, 1))
-    peak = peak_bytes(
-        lambda: convert(source.location, tmp_path / f"{next(count)}.zarr", voxel_size=size, block_shape=block_shape)
-    )
-    assert peak <= convert_bytes(source, block_shape) + SLACK
+def write(folder: Path, kind: str, voxels: npt.NDArray[Any]) -> Path:
+    if kind in FORMATS:
+        return FORMATS[kind](folder, voxels)
+    if kind == "N5":
+        document = {"dimensions": voxels.shape[::-1], "blockSize": [64] * 3, "dataType": "uint16"}
+        write_n5_array(folder / "v.n5", voxels, document | {"compression": {"type": "gzip"}})
+        return folder / "v.n5"
+    zarr.create_array(folder / "v.zarr", data=voxels, chunks=(64, 64, 64))
+    return folder / "v.zarr"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "labels"),
+    [
+        ("npy", (70, 200, 200), False),
+        ("nii.gz", (70, 200, 200), False),
+        ("striped tiff slices", (70, 200, 200), False),
+        ("fortran npy", (200, 300, 300), False),
+        ("tiled tiff", (66, 200, 210), True),
+        ("N5", (66, 480, 500), False),
+        ("Zarr", (66, 480, 500), True),
+    ],
+)
+def test_convert(tmp_path: Path, kind: str, shape: Index, labels: bool) -> None:
+    voxels = np.random.default_rng(0).integers(0, 60000, shape).astype(np.uint16)
+    (tmp_path / "small").mkdir()
+    small, large = write(tmp_path / "small", kind, voxels[:9, :40, :40]), write(tmp_path, kind, voxels)
+    block_shape, size = (64, 128, 128), VoxelSize((1, 1, 1))
+    formula, sources = convert_bytes(open_volume(str(large)), block_shape), iter([small, large])
+
+    def run() -> None:
+        source = next(sources)
+        target = source.with_suffix(".ome.zarr")
+        convert(str(source), target, voxel_size=size, block_shape=block_shape, kind="labels" if labels else "grey")
+
+    assert peak_bytes(run) <= formula + SLACK
+    if kind in ("fortran npy", "N5", "Zarr"):
+        assert formula < voxels.nbytes
 
 
 @pytest.mark.parametrize("kind", ["npy", "fortran npy", "nii.gz", "striped tiff", "tiled tiff slices", "tiff slices"])
