@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, TypeVar
 
 import zarr.abc.store
@@ -93,6 +94,20 @@ class Store(ABC):
             return above[0].stat(above[1])
         return self._read(key, lambda: self._stat(key))
 
+    def children(self, prefix: str = "", *, limit: int) -> list[tuple[str, ObjectStat]]:
+        """Names and marks of the files that lie in a folder itself, in any order; none where it is no folder.
+
+        Nor are there any where a web server does not show what its folders hold. Raises InputError where there are more
+        than `limit`, RefusedError where the store does not let us list.
+        """
+        found = list(islice(self._children(prefix.strip("/"), limit), limit + 1))
+        if len(found) > limit:
+            raise InputError(
+                f"{self.address(prefix)} holds more than {limit:,} files, which is more than can be looked through;"
+                " give a folder of its own to what is meant."
+            )
+        return found
+
     def list(self, prefix: str = "") -> Iterator[tuple[str, ObjectStat]]:
         """Keys and marks of all objects below a folder (`prefix`, "" for all), page by page, in any order.
 
@@ -130,6 +145,9 @@ class Store(ABC):
 
     @abstractmethod
     def _list(self, prefix: str) -> Iterator[tuple[str, ObjectStat]]: ...
+
+    @abstractmethod
+    def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]: ...
 
     def _above(self) -> tuple[Store, str] | None:
         """The store of the folder around this location, and the key of the location there."""

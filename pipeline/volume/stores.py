@@ -51,19 +51,25 @@ class LocalFiles(Store):
         folders = [prefix]
         while folders:
             folder = folders.pop()
-            try:
-                entries = os.scandir(os.path.join(self.location, folder))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as error:
-                raise StorageError(f"{self.address(folder)} cannot be listed: {reason(error)}.") from error
-            with entries:
-                for entry in entries:
-                    key = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.is_dir():
-                        folders.append(key)
-                    elif entry.is_file():
-                        yield key, _file_stat(entry.stat())
+            for entry in self._entries(folder):
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    folders.append(key)
+                elif entry.is_file():
+                    yield key, _file_stat(entry.stat())
+
+    def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]:
+        files = (entry for entry in self._entries(prefix) if entry.is_file())
+        return ((entry.name, _file_stat(entry.stat())) for entry in files)
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(os.path.join(self.location, folder)) as entries:
+                yield from entries
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise StorageError(f"{self.address(folder)} cannot be listed: {reason(error)}.") from error
 
 
 def _file_stat(found: os.stat_result) -> ObjectStat:
@@ -111,8 +117,7 @@ class RemoteObjects(Store):
         folders = [prefix]
         while folders:
             folder = folders.pop()
-            page = self.get(folder)
-            names = children(self.address(folder), page) if page is not None else None
+            names = self._links(folder)
             if names is None:
                 raise InputError(
                     f"{self.address(folder)}: this web server does not show what the folder holds; give the address of"
@@ -120,13 +125,39 @@ class RemoteObjects(Store):
                 )
             keys = [f"{folder}/{name}" if folder else name for name in names]
             folders += [key.rstrip("/") for key in keys if key.endswith("/")]
-            files = iter([key for key in keys if not key.endswith("/")])
-            while part := list(islice(files, AT_ONCE)):
-                stats = patiently(lambda: within_time(self._stats(part)))
-                yield from ((key, stat) for key, stat in zip(part, stats, strict=True) if stat is not None)
+            yield from self._stats([key for key in keys if not key.endswith("/")])
 
-    async def _stats(self, keys: list[str]) -> list[ObjectStat | None]:
-        return await asyncio.gather(*map(self._stat, keys))
+    def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]:
+        folder = f"{prefix}/" if prefix else ""
+        if self.can_list:
+
+            async def listed() -> list[obstore.ObjectMeta]:
+                try:
+                    found = await obstore.list_with_delimiter_async(self.zarr.store, prefix or None)
+                except obstore.exceptions.BaseError as error:
+                    raise self.zarr.in_plain_words(error) from error
+                return cast("list[obstore.ObjectMeta]", found["objects"])
+
+            stats: Any = ((meta["path"], _remote_stat(meta)) for meta in self._read(prefix, listed) or ())
+        else:
+            names = [name for name in self._links(prefix) or () if not name.endswith("/")]
+            # One more than the limit tells that there are too many; the others need not be asked for.
+            stats = self._stats([folder + name for name in names[: limit + 1]])
+        return ((key.removeprefix(folder), stat) for key, stat in stats)
+
+    def _links(self, folder: str) -> list[str] | None:
+        """Names in a folder, those of folders with a slash at their end; None where the server does not show them."""
+        page = self.get(folder)
+        return None if page is None else children(self.address(folder), page)
+
+    def _stats(self, keys: list[str]) -> Iterator[tuple[str, ObjectStat]]:
+        async def ask(part: list[str]) -> list[ObjectStat | None]:
+            return await asyncio.gather(*map(self._stat, part))
+
+        rest = iter(keys)
+        while part := list(islice(rest, AT_ONCE)):
+            stats = patiently(lambda: within_time(ask(part)))
+            yield from ((key, stat) for key, stat in zip(part, stats, strict=True) if stat is not None)
 
 
 def _remote_stat(meta: obstore.ObjectMeta) -> ObjectStat:
@@ -155,6 +186,17 @@ class FsspecObjects(Store):
                 key = f"{folder}/{name}".removeprefix(self._root).lstrip("/")
                 if name and (stat := _fsspec_stat(found)) is not None:
                     yield key, stat
+
+    def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]:
+        root = f"{self._root}/{prefix}" if prefix else self._root
+
+        async def listed() -> list[dict[str, Any]]:
+            return cast("list[dict[str, Any]]", await asyncio.to_thread(self._files.ls, root, detail=True))
+
+        for found in self._read(prefix, listed) or ():
+            name = found["name"].rstrip("/").rpartition("/")[2]
+            if found["name"].strip("/") != root.strip("/") and (stat := _fsspec_stat(found)) is not None:
+                yield name, stat
 
 
 def _fsspec_stat(found: dict[str, Any]) -> ObjectStat | None:

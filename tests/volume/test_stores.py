@@ -82,6 +82,16 @@ def test_the_same_bytes_from_everywhere(location: str) -> None:
     assert all(store.stat(key) == stat for key, stat in store.list())
 
 
+def test_what_lies_in_a_folder_itself(location: str) -> None:
+    store = open_store(location)
+    for folder, key in (("", "a.bin"), ("deep", "deep/empty"), ("deep/er/", "deep/er/b 1.bin")):
+        assert store.children(folder, limit=1) == [(key.rpartition("/")[2], store.stat(key))]
+    for folder in ("nothing", "a.bin"):
+        assert store.children(folder, limit=5) == []
+    with pytest.raises(InputError, match="deep/er holds more than 0 files"):
+        store.children("deep/er", limit=0)
+
+
 def test_a_file_is_a_location_of_its_own(location: str) -> None:
     store = open_store(f"{location}/a.bin")
     assert store.get("") == CONTENT["a.bin"]
