@@ -1,57 +1,97 @@
-"""The names of slices in a folder: which there are, in what order, and whether one is missing."""
+"""The names of slices in a folder: which there are, in what order, and whether one is missing or does not belong."""
 
 from __future__ import annotations
 
-import os
 import re
+from collections import defaultdict
 from collections.abc import Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 
 from pipeline.errors import InputError, StorageError
-from pipeline.volume.patience import reason
 from pipeline.volume.stores import Store
 from pipeline.volume.web_index import children
 
-MOST_LISTED = 200_000
-"""Objects that are looked through for slices; a folder of them holds nothing else, or little."""
+MOST_FILES = 200_000
+"""Files that are looked through for slices; a folder with more is refused."""
+PAGE_BYTES = 16 * 2**20
+"""The longest page of links that is read of a web server, and the most that is read of what lies behind a URL."""
+HEAD_BYTES = 1024
+"""Of which it is told whether that is such a page."""
 _NUMBER = re.compile(r"(\d+)")
 
 
 def names_in(store: Store) -> list[str]:
-    """What lies in a folder itself, hidden files left out; nothing where it is no folder or cannot be listed."""
-    if "://" not in store.location:
-        try:
-            names = os.listdir(store.location)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise StorageError(f"{store.location} cannot be listed: {reason(error)}; check the folder.") from error
-    elif store.can_list:
-        names = [key for key, _ in islice(store.list(), MOST_LISTED) if "/" not in key]
+    """The files of a folder itself, hidden ones left out; none where it is no folder.
+
+    Raises InputError where there are more than MOST_FILES.
+    """
+    if "://" not in store.location or store.can_list:
+        names = [name for name, _ in store.children(limit=MOST_FILES)]
     else:
-        page = store.get("")
-        names = (children(store.location, page) if page is not None else None) or []
-    return [name for name in names if name and not name.startswith(".")]
+        names = _links(store)
+    return [name for name in names if not name.startswith(".")]
+
+
+def _links(store: Store) -> list[str]:
+    """What a web server shows of a folder; the files are not asked for, as each would be a request."""
+    try:
+        found = store.stat("")
+    except StorageError:  # not all servers say how long their pages are
+        found = None
+    if found is not None and found.size > PAGE_BYTES:
+        return []
+    head = store.get("", 0, HEAD_BYTES)
+    if head is None or children(store.location, head) is None:
+        return []
+    page = store.get("", 0, PAGE_BYTES) or b""
+    names = [name for name in children(store.location, page) or () if not name.endswith("/")]
+    if len(names) > MOST_FILES or len(page) == PAGE_BYTES:
+        raise InputError(
+            f"{store.location} holds more than {MOST_FILES:,} files; give the slices a folder of their own."
+        )
+    return names
 
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Sorts slice2 before slice10."""
-    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in _NUMBER.split(name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in _NUMBER.split(name)]
 
 
-def check_numbers(location: str, names: Sequence[str]) -> None:
-    """Raise InputError where a number is missing or there twice in names that are alike but for one number.
+def check_names(location: str, names: Sequence[str]) -> None:
+    """Raise InputError where a slice does not belong to the others, where a number is missing or there twice.
 
-    Numbers may go up in any equal steps. Names of another pattern, and steps that have no measure, tell nothing.
+    Slices belong together when their names, without suffix and in small letters, differ by numbers alone; where no two
+    do, their order stands. Numbers may go up in any equal steps; steps that have no measure tell nothing, nor do names
+    with several numbers that vary.
     """
-    parts = [_NUMBER.split(name) for name in names]
-    if len(names) < 3 or len({tuple(part[::2]) for part in parts}) > 1:
+    alike = defaultdict[tuple[str, ...], list[str]](list)
+    for name in names:
+        alike[tuple(_parts(name)[::2])].append(name)
+    largest, *others = sorted(alike.values(), key=len, reverse=True)
+    if len(largest) < 2:
         return
+    if others:
+        strangers = [name for group in others for name in group]
+        more = f" (and {len(strangers) - 1:,} more)" if len(strangers) > 1 else ""
+        raise InputError(
+            f"{location} holds {strangers[0]}{more}, whose name is not like those of the {len(largest):,} slices from"
+            f" {largest[0]} to {largest[-1]}; take out what does not belong to the stack."
+        )
+    _check_numbers(location, largest)
+
+
+def _parts(name: str) -> list[str]:
+    """Text and numbers in turn, without the suffix."""
+    return _NUMBER.split(name.rpartition(".")[0].lower())
+
+
+def _check_numbers(location: str, names: Sequence[str]) -> None:
+    parts = [_parts(name) for name in names]
     varying = [i for i in range(1, len(parts[0]), 2) if len({int(part[i]) for part in parts}) > 1]
     if len(varying) > 1:
         return
-    at = varying[0] if varying else len(parts[0]) - 2
-    numbers = [int(part[at]) for part in parts]
+    at = varying[0] if varying else 0
+    numbers = [int(part[at]) if varying else 0 for part in parts]
     steps = [second - first for first, second in pairwise(numbers)]
     smallest = min(steps)
     if smallest == 0:
@@ -62,8 +102,8 @@ def check_numbers(location: str, names: Sequence[str]) -> None:
     if any(step % smallest for step in steps) or max(steps) == smallest:
         return
     before = next(i for i, step in enumerate(steps) if step > smallest)
-    missing = list(parts[before])
-    missing[at] = str(numbers[before] + smallest).zfill(len(parts[before][at]))
+    missing = _NUMBER.split(names[before])  # as it is written
+    missing[at] = str(numbers[before] + smallest).zfill(len(missing[at]))
     count = sum(step // smallest - 1 for step in steps)
     more = f" (and {count - 1:,} more)" if count > 1 else ""
     raise InputError(

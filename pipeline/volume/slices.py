@@ -11,7 +11,6 @@ import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from threading import Lock
 from typing import Any, BinaryIO
 
@@ -24,7 +23,7 @@ from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.jpeg2000 import Jpeg2000Slice
 from pipeline.volume.patience import reason
 from pipeline.volume.ranged import RangedFile
-from pipeline.volume.slice_names import check_numbers, names_in, natural
+from pipeline.volume.slice_names import MOST_FILES, check_names, names_in, natural
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice
 from pipeline.volume.volumes import PIECE_BYTES, Position, Volume
@@ -100,7 +99,7 @@ class SliceArray:
         if "://" not in self.location or not store.can_list:
             return None
         names = frozenset(_planned_names(self))
-        return ((key, stat) for key, stat in store.list() if key in names)
+        return ((name, stat) for name, stat in store.children(limit=MOST_FILES) if name in names)
 
     def _plane(self, name: str) -> npt.NDArray[Any]:
         store = open_store(self.location)
@@ -169,7 +168,7 @@ def open_stack(location: str, level: int = 0, voxel_size_um: Position | None = N
         raise InputError(f"{location} holds values of type {dtype}; bool, integer or float is needed.")
     shape = (len(names), plane[0], plane[1])
     array = SliceArray(location, codec, shape, dtype, _digest(codec, names, shape, dtype))
-    _planned_names(array)  # in this process, that a slice is missing later is told by its name
+    _names[array] = names  # in this process, that a slice is missing later is told by its name
     decode = CODECS[codec][0].decode_bytes
     return Volume(
         location=location,
@@ -220,7 +219,7 @@ def _slices(store: Store) -> tuple[str, tuple[str, ...]]:
     if not codecs:
         raise InputError(f"{store.location} holds no slices ({', '.join(_suffixes())}).")
     names = found[codecs[0]]
-    check_numbers(store.location, names)
+    check_names(store.location, names)
     return codecs[0], tuple(names)
 
 
@@ -232,9 +231,13 @@ def _digest(codec: str, names: tuple[str, ...], shape: Index, dtype: str) -> str
     return hashlib.sha256(repr((codec, names, shape, dtype)).encode()).hexdigest()
 
 
-@lru_cache(maxsize=16)
+_names: zict.LRU[SliceArray, tuple[str, ...]] = zict.LRU(16, {})
+
+
 def _planned_names(array: SliceArray) -> tuple[str, ...]:
     """The names of a stack, listed once in a process; they must be those of when it was opened."""
+    if (known := _names.get(array)) is not None:
+        return known
     try:
         codec, names = _slices(open_store(array.location))
     except InputError as error:
@@ -244,4 +247,5 @@ def _planned_names(array: SliceArray) -> tuple[str, ...]:
             f"{array.location} holds other slices than when it was opened ({len(names):,}, from {names[0]} to"
             f" {names[-1]}, for {array.shape[0]:,}); restore them or start anew."
         )
+    _names[array] = names
     return names

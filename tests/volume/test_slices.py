@@ -18,11 +18,11 @@ import tifffile
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box
-from pipeline.volume import slices
+from pipeline.volume import slice_names, slices
 from pipeline.volume.opening import open_volume
-from pipeline.volume.slice_names import check_numbers, natural
+from pipeline.volume.slice_names import check_names, natural
 from tests.volume.formats import jpeg2000, jpeg2000_slices, tiff_slices
-from tests.volume.servers import web_server
+from tests.volume.servers import s3_bucket, web_server
 from tests.volume.stores import grey
 
 VOXELS = grey((12, 20, 30), "uint16")
@@ -93,13 +93,15 @@ def test_natural_order_and_other_files(tmp_path: Path) -> None:
         ["a1.tif"],
         ["a1.tif", "a7.tif"],  # two slices have one step
         ["first.tif", "second.tif", "third.tif", "2.tif"],  # no pattern
+        ["a²1.tif", "²2.tif"],  # a digit that is no number
+        ["a1.tif", "a2.TIF", "A3.tiff"],
         ["a0.tif", "a13.tif", "a25.tif", "a38.tif"],  # rounded positions
         ["s1_t1.tif", "s1_t2.tif", "s2_t1.tif", "s2_t4.tif"],  # two numbers
         ["x-3155_D_4_bc_0001.tif", "x-3155_D_4_bc_0002.tif", "x-3155_D_4_bc_0003.tif"],
     ],
 )
 def test_numbers_without_a_gap(names: list[str]) -> None:
-    check_numbers("folder", sorted(names, key=natural))
+    check_names("folder", sorted(names, key=natural))
 
 
 @pytest.mark.parametrize(
@@ -110,11 +112,65 @@ def test_numbers_without_a_gap(names: list[str]) -> None:
         (["a10.tif", "a20.tif", "a40.tif", "a50.tif"], "lacks the slice a30.tif"),
         (["3_1_s.tif", "3_2_s.tif", "3_4_s.tif"], "lacks the slice 3_3_s.tif"),
         (["a1.tif", "a01.tif", "a2.tif"], "holds both a1.tif and a01.tif, which have one number"),
+        (["a1.tif", "a01.tif"], "holds both a1.tif and a01.tif, which have one number"),
+        (["a1.tif", "a1.TIF"], "holds both a1.tif and a1.TIF, which have one number"),
+        (["a.tif", "A.tif"], "holds both a.tif and A.tif, which have one number"),
+        (["S_1.tif", "s_2.TIF", "S_4.tif"], "lacks the slice s_3.TIF, which would come after s_2.TIF"),
+        (["a1.tif", "a2.tif", "a3.tif", "average.tif"], "holds average.tif, whose name is not like those of the 3 sl"),
+        (["a1.tif", "a2.tif", "mean.tif", "spare.tif", "x.tif"], r"holds mean.tif \(and 2 more\), whose name is not"),
+        (
+            ["a1.tif", "a2.tif", "b1.tif", "b2.tif"],
+            r"holds b1.tif \(and 1 more\), whose .* from a1.tif to a2.tif; take",
+        ),
     ],
 )
 def test_gaps_and_doubles(names: list[str], words: str) -> None:
     with pytest.raises(InputError, match=f"^folder {words}"):
-        check_numbers("folder", sorted(names, key=natural))
+        check_names("folder", sorted(names, key=natural))
+
+
+def test_a_stray_slice_is_no_plane(tmp_path: Path) -> None:
+    for z in (0, 1, 2, 4, 5):
+        tifffile.imwrite(tmp_path / f"s_{z:04}.tif", VOXELS[z])
+    gap = f"{tmp_path} lacks the slice s_0003.tif, which would come after s_0002.tif"
+    assert gap in refused(tmp_path)
+    (tmp_path / "s_0004.tif").rename(tmp_path / "s_0004.TIF")
+    assert gap in refused(tmp_path)
+    tifffile.imwrite(tmp_path / "average.tif", VOXELS[0])
+    assert f"{tmp_path} holds average.tif, whose name is not like those of the 5 slices" in refused(tmp_path)
+
+
+def test_too_many_files(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slice_names, "MOST_FILES", 11)
+    assert f"{stack} holds more than 11 files" in refused(stack)
+    with web_server(stack, index=True) as server, pytest.raises(InputError, match="holds more than 11 files"):
+        open_volume(server.url)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_unknown_url_is_not_fetched(tmp_path: Path, ranges: bool) -> None:
+    (tmp_path / "unknown").write_bytes(b"\x93" * 40 * 2**20)
+    with web_server(tmp_path, ranges=ranges) as server:
+        with pytest.raises(InputError, match=rf"{server.url}/unknown holds no volume"):
+            open_volume(f"{server.url}/unknown")
+        assert server.sent < 2**16
+
+
+def test_a_stack_in_a_bucket_is_listed_by_itself(stack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What lies in folders below it is not looked through."""
+    (tmp_path / "home").mkdir()
+    with s3_bucket(monkeypatch, tmp_path / "home") as bucket:
+        url = bucket.upload(stack, "scans/stack")
+        for number in range(20):
+            bucket.upload(stack / "organ_000003.jp2", f"scans/stack/below/{number}.jp2")
+        monkeypatch.setattr(slice_names, "MOST_FILES", 12)
+        monkeypatch.setattr(slices, "MOST_FILES", 12)
+        volume = open_volume(url)
+        assert volume.stored_objects() == (12, sum(file.stat().st_size for file in stack.iterdir()))
+        np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
+        bucket.upload(stack / "organ_000003.jp2", "scans/stack/one-more.txt")
+        with pytest.raises(InputError, match=r"scans/stack holds more than 12 files"):
+            open_volume(url)
 
 
 def test_a_slice_that_is_missing(stack: Path) -> None:
