@@ -205,6 +205,8 @@ def describe_volume(volume: Volume) -> str:
         expected = len(BlockGrid(volume.shape, volume.objects.block_shape))
         rows[-1] = ("bytes", f"{voxels * itemsize:,} as plain voxels, {size:,} stored")
         rows.append((objects, f"{count:,} of {expected:,} stored{_missing(volume, expected - count)}"))
+    if "JPEG 2000" in volume.format:
+        rows.append(("checksums", "none in this format: damage that still decodes is not noticed"))
     return "\n".join(f"{title:<11} {text}" for title, text in rows)
 
 

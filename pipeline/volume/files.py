@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import zlib
 from collections.abc import Callable
@@ -24,8 +25,8 @@ from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
 from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
-from pipeline.volume.patience import reason
-from pipeline.volume.ranged import RangedFile
+from pipeline.volume.patience import patiently, reason
+from pipeline.volume.ranged import HEADER_BYTES, RangedFile
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice, TiffVolume
 from pipeline.volume.volumes import Position, Volume
@@ -60,23 +61,38 @@ class Contents:
 
 @dataclass(frozen=True)
 class FileArray:
-    """A `StoredArray` in one file. metadata_sha256 : of the contents when the volume was opened."""
+    """A `StoredArray` in one file. opened : what its store said of it when the volume was opened."""
 
     location: str
-    metadata_sha256: str
+    opened: ObjectStat
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        """The voxels of a box (z, y, x). Raises StorageError where the file is cut off, damaged or another one."""
-        contents = _contents(self.location)
-        if contents.metadata_sha256 != self.metadata_sha256:
-            raise StorageError(f"{self.location} is another file than the one that was opened; start again.")
+        """The voxels of a box (z, y, x).
+
+        Raises StorageError where the file is cut off or damaged, or was changed or replaced since it was opened, up to
+        the end of this read.
+        """
+        store = open_store(self.location)
         try:
-            return contents.read(box)
-        except ValueError as error:
+            voxels = _read_header(store, self.opened).read(box)
+        except (ValueError, FileNotFoundError, InputError) as error:
+            self._check_unchanged(store)
             raise StorageError(
                 f"{self.location}: the voxels {box.start} to {box.stop} (z, y, x) cannot be read ({error});"
                 " the file may be cut off or damaged, so fetch it again."
             ) from error
+        self._check_unchanged(store)
+        return voxels
+
+    def _check_unchanged(self, store: Store) -> None:
+        found = store.stat("")
+        if found is None:
+            raise StorageError(f"{self.location} is missing; restore it from a copy.")
+        if found != self.opened:
+            raise StorageError(
+                f"{self.location} changed while it was read, so its voxels may be of two volumes; start again when it"
+                " is complete."
+            )
 
     def object_key(self, index: Index) -> str:
         """The location itself."""
@@ -99,13 +115,20 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
     """A volume in a file. Raises InputError for what is none, and for levels beside 0."""
     if level:
         raise InputError(f"{location} is one file, so it has no level {level}.")
-    found = _contents(location)
+    store = open_store(location)
+    stat = store.stat("")
+    if stat is None:
+        raise StorageError(f"{location} is missing; restore it from a copy.")
+    try:
+        found = patiently(lambda: _read_header(store, stat))
+    except OSError as error:
+        raise StorageError(f"{location} cannot be read: {reason(error)}; check the store.") from error
     if found.dtype.kind not in "biuf":
         raise InputError(f"{location} holds values of type {found.dtype}; bool, integer or float is needed.")
     return Volume(
         location=location,
         array_path="",
-        array=FileArray(location, found.metadata_sha256),
+        array=FileArray(location, stat),
         shape=found.shape,
         dtype=found.dtype.name,
         chunk_shape=found.chunk_shape,
@@ -121,14 +144,6 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
         decode_bytes=found.decode_bytes,
         kept_bytes=found.kept_bytes,
     )
-
-
-def _contents(location: str) -> Contents:
-    store = open_store(location)
-    stat = store.stat("")
-    if stat is None:
-        raise StorageError(f"{location} is missing; restore it from a copy.")
-    return _read_header(store, stat)
 
 
 @lru_cache(maxsize=16)
@@ -161,7 +176,7 @@ def _flat_contents(file: RangedFile, kind: str, flat: Flat, voxel_size: VoxelSiz
 
 
 def _npy(file: RangedFile) -> Contents:
-    opened = file.buffered()
+    opened = io.BytesIO(file.read_at(0, HEADER_BYTES))
     version = np.lib.format.read_magic(opened)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its version {version} is not known")
@@ -174,7 +189,8 @@ def _npy(file: RangedFile) -> Contents:
 def _tiff(file: RangedFile) -> Contents:
     tiff = TiffVolume(file.buffered())
     if tiff.flat is not None:
-        return _flat_contents(file, "TIFF", tiff.flat, tiff.voxel_size)
+        # Opened anew: the library's file closes what it reads from when it is forgotten.
+        return _flat_contents(RangedFile(file.store), "TIFF", tiff.flat, tiff.voxel_size)
     one_at_a_time = Lock()  # tifffile and the file have one position
 
     def read(box: Box) -> npt.NDArray[Any]:

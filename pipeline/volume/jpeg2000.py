@@ -2,6 +2,9 @@
 
 imagecodecs decodes whole images and tells nothing before that; the few bytes that give a slice's shape and type are
 read here, so that a stack is planned without decoding it.
+
+The format has no checksum. What is cut off is told by its end, and most damage by the decoder; flipped bits that still
+decode give other voxels without a word.
 """
 
 from __future__ import annotations
@@ -40,15 +43,17 @@ class Jpeg2000Slice:
         if (step_x, step_y) != (1, 1):
             raise ValueError("it is subsampled")
         bits = (precision & 0x7F) + 1
+        if bits > 16:  # the decoder gives other values than were stored beyond some depth
+            raise ValueError(f"its values have {bits} bits, and no more than 16 are read; convert it to TIFF")
         self.shape: tuple[int, ...] = (bottom - top, right - left)
-        self.dtype = f"{'int' if precision & 0x80 else 'uint'}{8 if bits <= 8 else 16 if bits <= 16 else 32}"
+        self.dtype = f"{'int' if precision & 0x80 else 'uint'}{8 if bits <= 8 else 16}"
 
     def read(self, part: tuple[slice, slice]) -> npt.NDArray[Any]:
         """Part of the slice (y, x)."""
         self._file.seek(0)
         content = self._file.read()
-        # OpenJPEG fills up with zeros what follows a gap, without a word; and the format has no checksum.
-        if content[: self._stop][-2:] != _END or len(content) < (self._stop or 0):
+        # OpenJPEG fills up with zeros what follows a gap, without a word. Files may be padded with zeros.
+        if not content[: self._stop].rstrip(b"\0").endswith(_END) or len(content) < (self._stop or 0):
             raise ValueError("its JPEG 2000 image has no end, so it is damaged or cut off")
         try:
             return np.asarray(imagecodecs.jpeg2k_decode(content, numthreads=1))[part]

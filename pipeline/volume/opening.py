@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.volume.files import is_file, open_file
 from pipeline.volume.n5_arrays import is_n5, open_n5
-from pipeline.volume.slices import is_stack, open_stack
+from pipeline.volume.slices import find_stack
 from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
 from pipeline.volume.volumes import Position, Volume
 from pipeline.volume.zarr_arrays import is_zarr, listing, open_zarr
@@ -17,22 +18,31 @@ from pipeline.volume.zarr_arrays import is_zarr, listing, open_zarr
 __all__ = ["Position", "Volume", "absolute_location", "open_volume"]
 
 
-class Format(NamedTuple):
-    """A kind of volume. holds : whether it lies at a location, told by names or a few bytes; opens : reads its header.
+Opener = Callable[[int, Position | None], Volume]
+"""Reads the header of what was found. Raises InputError for what is no volume and for a level that is not there.
 
-    opens(location, level, voxel_size_um) raises InputError for what is no volume and for a level that is not there.
-    """
+(level, voxel_size_um)
+"""
+
+
+class Format(NamedTuple):
+    """A kind of volume. find : what opens it, where it lies at a location, told by names or a few bytes; else None."""
 
     name: str
-    holds: Callable[[Store], bool]
-    opens: Callable[[str, int, Position | None], Volume]
+    find: Callable[[Store], Opener | None]
+
+
+def _where(
+    holds: Callable[[Store], bool], opens: Callable[[str, int, Position | None], Volume]
+) -> Callable[[Store], Opener | None]:
+    return lambda store: partial(opens, store.location) if holds(store) else None
 
 
 FORMATS = (
-    Format("a file (.tif, .nii, .nii.gz, .npy)", is_file, open_file),
-    Format("a Zarr array or image", is_zarr, open_zarr),
-    Format("an N5 data set", is_n5, open_n5),
-    Format("a folder of slices (TIFF or JPEG 2000)", is_stack, open_stack),
+    Format("a file (.tif, .nii, .nii.gz, .npy)", _where(is_file, open_file)),
+    Format("a Zarr array or image", _where(is_zarr, open_zarr)),
+    Format("an N5 data set", _where(is_n5, open_n5)),
+    Format("a folder of slices (TIFF or JPEG 2000)", find_stack),
 )
 """In the order in which they are tried."""
 
@@ -55,8 +65,8 @@ def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None
     store, refused = open_store(location), None
     for form in FORMATS:
         try:
-            if form.holds(store):
-                return form.opens(location, level, voxel_size_um)
+            if (opens := form.find(store)) is not None:
+                return opens(level, voxel_size_um)
         except RefusedError as error:
             refused = refused or error
     raise refused or InputError(_nothing_there(location))

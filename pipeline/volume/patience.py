@@ -6,6 +6,7 @@ missing file, no permission, a corrupt chunk) is not tried again.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable, Coroutine
 from time import sleep
@@ -35,6 +36,11 @@ def within_time(reading: Coroutine[Any, Any, T]) -> T:
         if "failed to finish" not in str(error):
             raise
         raise TimeoutError(errno.ETIMEDOUT, f"the store did not answer within {READ_SECONDS:g} s") from error
+
+
+def in_time(read: Callable[..., T], *arguments: Any) -> T:
+    """What a blocking call returns, run in another thread (some 0.3 ms). Raises TimeoutError after READ_SECONDS."""
+    return within_time(asyncio.to_thread(read, *arguments))
 
 
 def patiently(read: Callable[[], T]) -> T:

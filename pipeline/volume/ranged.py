@@ -1,4 +1,7 @@
-"""A file that is read in parts, wherever it lies: in a folder of this machine, or in a store behind a URL."""
+"""A file that is read in parts, wherever it lies: in a folder of this machine, or in a store behind a URL.
+
+A read that takes longer than pipeline.volume.patience allows is a TimeoutError: network file systems may hang, too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import io
 import os
 from typing import Any, BinaryIO, cast
 
+from pipeline.volume.patience import in_time
 from pipeline.volume.stores import Store
 
 HEADER_BYTES = 64 * 2**10
@@ -21,7 +25,8 @@ class RangedFile(io.RawIOBase):
     def __init__(self, store: Store, key: str = "") -> None:
         self.store, self._key, self._position, self._descriptor = store, key, 0, -1
         if "://" not in store.location:
-            self._descriptor = os.open(os.path.join(store.location, key) if key else store.location, os.O_RDONLY)
+            path = os.path.join(store.location, key) if key else store.location
+            self._descriptor = in_time(os.open, path, os.O_RDONLY)
             self.size = os.fstat(self._descriptor).st_size
         else:
             found = store.stat(key)
@@ -41,7 +46,7 @@ class RangedFile(io.RawIOBase):
             return content
         parts = []
         while position < stop:
-            part = os.pread(self._descriptor, min(stop - position, LARGEST_READ), position)
+            part = in_time(os.pread, self._descriptor, min(stop - position, LARGEST_READ), position)
             if not part:
                 break
             parts.append(part)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ import zict
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.jpeg2000 import Jpeg2000Slice
-from pipeline.volume.patience import reason
+from pipeline.volume.patience import patiently, reason
 from pipeline.volume.ranged import RangedFile
 from pipeline.volume.slice_names import MOST_FILES, check_names, names_in, natural
 from pipeline.volume.stores import ObjectStat, Store, open_store
@@ -51,6 +52,9 @@ class SliceArray:
     """A `StoredArray` whose objects are slices.
 
     codec : of CODECS. shape : (z, y, x). dtype : numpy's name. metadata_sha256 : of the names and of these.
+
+    A slice that is replaced by another of the same shape is read as it is then; that the stack changed in a run is told
+    by its fingerprints before and after, which releases compare.
     """
 
     location: str
@@ -140,21 +144,21 @@ class SliceArray:
         return io.BytesIO(content)
 
 
-def is_stack(store: Store) -> bool:
-    """Whether there are slices in a folder."""
-    return any(name.lower().endswith(_suffixes()) for name in names_in(store))
+def find_stack(store: Store) -> Callable[[int, Position | None], Volume] | None:
+    """What opens the slices of a folder, given a level and a voxel size; None where there are none.
 
-
-def open_stack(location: str, level: int = 0, voxel_size_um: Position | None = None) -> Volume:
-    """The slices of a folder as one volume; their headers are read, and none is decoded.
-
-    Raises InputError where slices differ in kind, shape or type, where one has no place in the numbering or is missing
-    in it, and for levels beside 0.
+    Their headers are read then, and none is decoded. It raises InputError where slices differ in kind, shape or type,
+    where one does not belong to the others by its name or is missing in their numbers, and for levels beside 0.
     """
+    names = [name for name in names_in(store) if name.lower().endswith(_suffixes())]
+    return partial(_open_stack, store, names) if names else None
+
+
+def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Position | None) -> Volume:
+    location = store.location
     if level:
         raise InputError(f"{location} is a folder of slices, so it has no level {level}.")
-    store = open_store(location)
-    codec, names = _slices(store)
+    codec, names = _slices(location, listed)
     with ThreadPoolExecutor(AT_ONCE) as threads:
         headers = list(threads.map(lambda name: _header(store, codec, name), names))
     plane, dtype = headers[0]
@@ -193,9 +197,11 @@ def open_stack(location: str, level: int = 0, voxel_size_um: Position | None = N
 
 def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str]:
     try:
-        found = CODECS[codec][0](RangedFile(store, name).buffered())
+        found = patiently(lambda: CODECS[codec][0](RangedFile(store, name).buffered()))
     except FileNotFoundError as error:
         raise InputError(f"{store.address(name)} was removed while the stack was opened; restore it.") from error
+    except OSError as error:
+        raise StorageError(f"{store.address(name)} cannot be read: {reason(error)}; check the store.") from error
     except ValueError as error:
         raise InputError(
             f"{store.address(name)} is not a readable {codec} slice ({reason(error)}); remove or replace it."
@@ -204,9 +210,8 @@ def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str]:
     return (y, x), found.dtype
 
 
-def _slices(store: Store) -> tuple[str, tuple[str, ...]]:
-    """The codec and the names of the slices in a folder, in their order."""
-    listed = names_in(store)
+def _slices(location: str, listed: list[str]) -> tuple[str, tuple[str, ...]]:
+    """The codec and the names of the slices among the files of a folder, in their order."""
     found = {
         codec: sorted((name for name in listed if name.lower().endswith(suffixes)), key=natural)
         for codec, (_, suffixes) in CODECS.items()
@@ -214,12 +219,12 @@ def _slices(store: Store) -> tuple[str, tuple[str, ...]]:
     codecs = [codec for codec, names in found.items() if names]
     if len(codecs) > 1:
         raise InputError(
-            f"{store.location} holds both {found[codecs[0]][0]} and {found[codecs[1]][0]}; give each stack a folder."
+            f"{location} holds both {found[codecs[0]][0]} and {found[codecs[1]][0]}; give each stack a folder."
         )
     if not codecs:
-        raise InputError(f"{store.location} holds no slices ({', '.join(_suffixes())}).")
+        raise InputError(f"{location} holds no slices ({', '.join(_suffixes())}).")
     names = found[codecs[0]]
-    check_names(store.location, names)
+    check_names(location, names)
     return codecs[0], tuple(names)
 
 
@@ -239,7 +244,7 @@ def _planned_names(array: SliceArray) -> tuple[str, ...]:
     if (known := _names.get(array)) is not None:
         return known
     try:
-        codec, names = _slices(open_store(array.location))
+        codec, names = _slices(array.location, names_in(open_store(array.location)))
     except InputError as error:
         raise StorageError(str(error)) from error
     if _digest(codec, names, array.shape, array.dtype) != array.metadata_sha256:

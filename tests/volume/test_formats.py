@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import nibabel as nib
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, VoxelSize
-from pipeline.volume import compressed, slices
+from pipeline.volume import compressed, patience, slices
 from pipeline.volume.fingerprint import fingerprint
 from pipeline.volume.opening import Volume, open_volume
 from tests.volume.formats import FORMATS, nifti
@@ -174,11 +176,46 @@ def test_another_file_under_the_name_of_a_volume(tmp_path: Path) -> None:
     file = FORMATS["npy"](tmp_path, VOXELS)
     volume = open_volume(str(file))
     np.save(file, VOXELS[:, :, :30])
-    with pytest.raises(StorageError, match=r"v\.npy is another file than the one that was opened"):
+    with pytest.raises(StorageError, match=r"v\.npy changed while it was read"):
         volume.read(Box((0, 0, 0), (1, 1, 1)))
     file.unlink()
     with pytest.raises(StorageError, match=r"v\.npy is missing; restore it from a copy"):
         volume.read(Box((0, 0, 0), (1, 1, 1)))
+
+
+@pytest.mark.parametrize("kind", ["npy", "nii.gz", "tiled tiff"])
+@pytest.mark.parametrize("where", ["local", "http"])
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, kind: str, where: str) -> None:
+    """No half is of another volume, in this process or in another one."""
+    file = FORMATS[kind](tmp_path, VOXELS)
+    with web_server(tmp_path) as server:
+        volume = open_volume(str(file) if where == "local" else f"{server.url}/{file.name}")
+        check(volume, Box((0, 0, 0), (5, 40, 37)))
+        (tmp_path / "new").mkdir()
+        FORMATS[kind](tmp_path / "new", VOXELS[::-1]).replace(file)
+        for reader in (volume, pickle.loads(pickle.dumps(volume))):
+            with pytest.raises(StorageError, match=rf"{file.name} changed while it was read, so its voxels may be"):
+                reader.read(Box((5, 0, 0), (11, 40, 37)))
+
+
+@pytest.mark.parametrize("kind", ["npy", "nii", "plain tiff", "tiff slices", "jp2 slices"])
+def test_a_file_system_that_hangs(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = FORMATS[kind](tmp_path, VOXELS)
+    volume = open_volume(str(where))
+    monkeypatch.setattr(patience, "READ_SECONDS", 0.2)
+    go_on = Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", lambda *_: go_on.wait(60))
+        try:
+            with pytest.raises(StorageError, match=rf"{where}.* did not answer within 0\.2 s"):
+                volume.read(volume.box)
+            os.utime(where if where.is_file() else next(where.iterdir()))  # else its header is known
+            with pytest.raises(StorageError, match=rf"{where}.* did not answer within 0\.2 s"):
+                open_volume(str(where))
+        finally:
+            go_on.set()
+    again = open_volume(str(where))
+    check(again, again.box)
 
 
 def cut(file: Path, share: float) -> None:

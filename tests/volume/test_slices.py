@@ -58,6 +58,37 @@ def test_twelve_bits_are_read_as_sixteen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.read(volume.box)[0], plane)
 
 
+@pytest.mark.parametrize("bits", [17, 20, 24])
+def test_more_than_sixteen_bits_are_refused(tmp_path: Path, bits: int) -> None:
+    plane = grey((20, 30), "uint32") * 70
+    content = imagecodecs.jpeg2k_encode(plane, level=0, reversible=True, bitspersample=bits)
+    (tmp_path / "a1.jp2").write_bytes(content)
+    assert f"a1.jp2 is not a readable JPEG 2000 slice (its values have {bits} bits, and no more than 16" in refused(
+        tmp_path
+    )
+
+
+@pytest.mark.parametrize("suffix", ["jp2", "j2k"])
+def test_zeros_behind_the_end(tmp_path: Path, suffix: str) -> None:
+    content = jpeg2000(VOXELS[0], suffix)
+    (tmp_path / f"a1.{suffix}").write_bytes(content + bytes(300))
+    volume = open_volume(str(tmp_path))
+    np.testing.assert_array_equal(volume.read(volume.box)[0], VOXELS[0])
+
+
+def test_a_stack_is_listed_once(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, listing = list[str](), os.scandir
+
+    def counted(path: str) -> Any:
+        calls.append(os.path.join(path, ""))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    volume = open_volume(str(stack))
+    volume.read(LAST)
+    assert calls == [f"{stack}/"]
+
+
 def test_slices_that_lose_something_are_still_near(tmp_path: Path) -> None:
     """As the Human Organ Atlas publishes them, a tenth of the bytes; what the codec gives is what counts."""
     plane = (np.add.outer(np.arange(200), np.arange(300)) * 40).astype(np.uint16)

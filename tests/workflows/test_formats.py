@@ -143,6 +143,7 @@ def test_info_and_plan(tmp_path: Path, here: Command, monkeypatch: pytest.Monkey
     assert "shape       40 × 44 × 52 voxels (z, y, x), 91,520 in all" in text
     assert "voxel size  not stated" in text
     assert "slices      40 of 40 stored" in text
+    assert "checksums   none in this format: damage that still decodes is not noticed" in text
     file = FORMATS["nii.gz"](tmp_path, VOXELS)
     text = here("info", file).out
     assert "format      NIfTI" in text
