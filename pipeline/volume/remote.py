@@ -38,6 +38,8 @@ CONNECT_SECONDS = 10.0
 LARGEST_WHOLE = 256 << 20
 """Of an object that is read whole because the server sends no parts."""
 DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
+NO_BUCKET = "<Code>NoSuchBucket</Code>"
+"""As S3 and GCS say it; without it, the objects of a bucket that is gone would merely be missing."""
 STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z-]*)*)")
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL")
 """Variables that name another server than Amazon's and Google's."""
@@ -106,10 +108,8 @@ class RemoteStore(ObjectStore[Any]):
         options: obstore.GetOptions = {} if byte_range is None else {"range": _range(byte_range)}
         kept, name = cache(), f"{self._origin}/{key} {byte_range}"
         entry = await asyncio.to_thread(kept.get, name) if kept else None
-        if entry is not None and entry.etag:
+        if entry is not None:
             options["if_none_match"] = entry.etag
-        elif entry is not None and entry.modified:
-            options["if_modified_since"] = entry.modified
         try:
             answer = await _found(obstore.get_async(self.store, key, options=options))
         except exceptions.NotModifiedError:
@@ -127,9 +127,8 @@ class RemoteStore(ObjectStore[Any]):
         start, stop = answer.range
         if len(body) != stop - start:
             raise ConnectionError(errno.ECONNRESET, f"the server sent {len(body)} of {stop - start} bytes")
-        if kept:
-            mark = Entry(body, answer.meta["e_tag"], answer.meta["last_modified"])
-            await asyncio.to_thread(kept.put, name, mark)
+        if kept and (etag := answer.meta["e_tag"]):
+            await asyncio.to_thread(kept.put, name, Entry(body, etag))
         return body
 
     async def _again(self, request: Callable[[], Awaitable[T]]) -> T:
@@ -150,6 +149,8 @@ class RemoteStore(ObjectStore[Any]):
         text = str(error)
         found = STATUS.search(text)
         status = int(found[1][:3]) if found else 0
+        if NO_BUCKET in text:
+            return OSError(errno.EPROTO, "the bucket does not exist")
         denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
         if denied or status in (401, 403):
             hint = "; buckets say this of a missing object, too, to those who may not list them" if self.lists else ""
@@ -169,7 +170,9 @@ class RemoteStore(ObjectStore[Any]):
 async def _found(asked: Awaitable[T]) -> T | None:
     try:
         return await asked
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if NO_BUCKET in str(error):
+            raise OSError(errno.EPROTO, "the bucket does not exist") from error
         return None
 
 

@@ -133,6 +133,14 @@ class Store(ABC):
         if not found:  # few, or with keys like 0.0.0
             yield from self.list(folder)
 
+    async def expect(self, key: str) -> None:
+        """Raise StorageError where an object is not there any more; for coroutines of a read."""
+        if await self._get(key, None) is None:
+            raise StorageError(
+                f"{self.address(key)} was there when the volume was opened and is gone, so what else is missing may not"
+                " be taken for the fill value; check whether the store was moved, deleted or unmounted."
+            )
+
     def address(self, key: str) -> str:
         """Where an object lies, for messages."""
         return f"{self.location}/{key}" if key else self.location

@@ -20,7 +20,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError, StorageError
-from pipeline.volume.patience import patiently, reason, within_time
+from pipeline.volume.patience import patiently, reason
 from pipeline.volume.remote import RemoteStore
 from pipeline.volume.stored_objects import AT_ONCE, PAGE, ObjectStat, RefusedError, Store, opened
 from pipeline.volume.web_index import children
@@ -104,9 +104,11 @@ class RemoteObjects(Store):
                 stream = obstore.list(self.zarr.store, prefix or None, offset=last, chunk_size=PAGE)
             try:
                 return cast("list[obstore.ObjectMeta] | None", await anext(stream, None))
-            except obstore.exceptions.BaseError as error:
+            except BaseException as error:  # also where it is ended after its time
                 stream = None  # begins again behind the last key
-                raise self.zarr.in_plain_words(error) from error
+                if isinstance(error, obstore.exceptions.BaseError):
+                    raise self.zarr.in_plain_words(error) from error
+                raise
 
         while page := self._read(prefix, next_page):
             for meta in page:
@@ -156,7 +158,7 @@ class RemoteObjects(Store):
 
         rest = iter(keys)
         while part := list(islice(rest, AT_ONCE)):
-            stats = patiently(lambda: within_time(ask(part)))
+            stats = self._read(part[0], lambda: ask(part)) or ()
             yield from ((key, stat) for key, stat in zip(part, stats, strict=True) if stat is not None)
 
 

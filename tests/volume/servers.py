@@ -235,6 +235,13 @@ class Bucket:
             self.client.put_object(Bucket=self.name, Key=key, Body=file.read_bytes(), ACL=self.access)
         return f"{self.url}/{prefix}"
 
+    def delete(self) -> None:
+        """The bucket with all that is in it."""
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name):
+            for found in page.get("Contents", ()):
+                self.client.delete_object(Bucket=self.name, Key=found["Key"])
+        self.client.delete_bucket(Bucket=self.name)
+
 
 @contextlib.contextmanager
 def s3_bucket(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Bucket]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +146,43 @@ def test_listing_goes_on_where_it_was_cut(bucket: Bucket, tmp_path: Path, monkey
     location = bucket.upload(many, "many")
     bucket.server.faults = first_tries(503)
     assert [(key, stat.size) for key, stat in open_store(location).list()] == [(f"{n:03d}", n) for n in range(40)]
+
+
+def test_no_page_of_a_listing_is_lost_after_a_time_limit(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The late answer comes while the listing is asked for again."""
+    monkeypatch.setattr("pipeline.volume.stores.PAGE", 7)
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(40):
+        (many / f"{number:03d}").write_bytes(b".")
+    location, late = bucket.upload(many, "late"), iter([1.0])
+    bucket.server.faults = lambda *_: next(late, None)
+    monkeypatch.setattr(patience, "READ_SECONDS", 0.7)
+    assert [key for key, _ in open_store(location).list()] == [f"{n:03d}" for n in range(40)]
+
+
+def test_a_read_that_took_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "READ_SECONDS", 0.1)
+    ended = threading.Event()
+
+    async def hanging() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    with pytest.raises(TimeoutError, match=r"did not answer within 0\.1 s"):
+        patience.within_time(hanging())
+    assert ended.is_set()
+
+
+def test_a_bucket_that_is_not_there(bucket: Bucket) -> None:
+    store = open_store(f"{bucket.url}-not")
+    for asking in (lambda: store.get("a"), lambda: list(store.list()), lambda: store.children(limit=5)):
+        with pytest.raises(StorageError, match="the bucket does not exist"):
+            asking()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
