@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import zarr.abc.store
+from obstore.exceptions import BaseError
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
@@ -188,3 +189,5 @@ def opened(kind: Callable[[str], Store], location: str) -> Store:
         raise InputError(f"{location} cannot be opened without a further package: {error}.") from error
     except ValueError as error:
         raise InputError(f"{location} is no address that can be read ({reason(error)}); check it.") from error
+    except BaseError as error:  # files of credentials that the environment names
+        raise InputError(f"{location} cannot be opened ({reason(error)}); check the environment.") from error

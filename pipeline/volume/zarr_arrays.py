@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, cast
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -212,6 +213,7 @@ def _parent_image(location: str) -> tuple[str, ImageMetadata, int] | None:
         head, _, tail = head.rpartition("/")
         if not head or head.endswith(("/", ":")):
             return None
+        tail = unquote(tail) if head.startswith("http") else tail  # addresses are encoded, paths in metadata are not
         path = f"{tail}/{path}" if path else tail
         try:
             group = patiently(partial(zarr.open_group, open_store(head).zarr, mode="r", use_consolidated=False))
