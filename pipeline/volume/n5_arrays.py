@@ -91,8 +91,10 @@ class N5Array:
                 buffer = await store.get(self._key(index), prototype)
             return "/".join(map(str, index)), None if buffer is None else buffer.to_bytes()
 
-        found = await asyncio.gather(*map(one, indices))
-        return {key: body for key, body in found if body is not None}
+        found = {key: body for key, body in await asyncio.gather(*map(one, indices)) if body is not None}
+        if len(found) < len(indices):
+            await open_store(self.location).expect("/".join(filter(None, (self.array_path, DOCUMENT))))
+        return found
 
 
 def _decoded(metadata: str, chunks: dict[str, bytes], selection: tuple[slice | int, ...]) -> npt.NDArray[Any]:

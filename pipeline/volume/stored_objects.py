@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import zarr.abc.store
+from obstore.exceptions import BaseError
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
@@ -133,6 +134,14 @@ class Store(ABC):
         if not found:  # few, or with keys like 0.0.0
             yield from self.list(folder)
 
+    async def expect(self, key: str) -> None:
+        """Raise StorageError where an object is not there any more; for coroutines of a read."""
+        if await self._get(key, None) is None:
+            raise StorageError(
+                f"{self.address(key)} was there when the volume was opened and is gone, so what else is missing may not"
+                " be taken for the fill value; check whether the store was moved, deleted or unmounted."
+            )
+
     def address(self, key: str) -> str:
         """Where an object lies, for messages."""
         return f"{self.location}/{key}" if key else self.location
@@ -180,3 +189,5 @@ def opened(kind: Callable[[str], Store], location: str) -> Store:
         raise InputError(f"{location} cannot be opened without a further package: {error}.") from error
     except ValueError as error:
         raise InputError(f"{location} is no address that can be read ({reason(error)}); check it.") from error
+    except BaseError as error:  # files of credentials that the environment names
+        raise InputError(f"{location} cannot be opened ({reason(error)}); check the environment.") from error

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
 import obstore
@@ -20,7 +21,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError, StorageError
-from pipeline.volume.patience import patiently, reason, within_time
+from pipeline.volume.patience import patiently, reason
 from pipeline.volume.remote import RemoteStore
 from pipeline.volume.stored_objects import AT_ONCE, PAGE, ObjectStat, RefusedError, Store, opened
 from pipeline.volume.web_index import children
@@ -104,9 +105,11 @@ class RemoteObjects(Store):
                 stream = obstore.list(self.zarr.store, prefix or None, offset=last, chunk_size=PAGE)
             try:
                 return cast("list[obstore.ObjectMeta] | None", await anext(stream, None))
-            except obstore.exceptions.BaseError as error:
+            except BaseException as error:  # also where it is ended after its time
                 stream = None  # begins again behind the last key
-                raise self.zarr.in_plain_words(error) from error
+                if isinstance(error, obstore.exceptions.BaseError):
+                    raise self.zarr.in_plain_words(error) from error
+                raise
 
         while page := self._read(prefix, next_page):
             for meta in page:
@@ -147,8 +150,14 @@ class RemoteObjects(Store):
 
     def _links(self, folder: str) -> list[str] | None:
         """Names in a folder, those of folders with a slash at their end; None where the server does not show them."""
-        page = self.get(folder)
-        return None if page is None else children(self.address(folder), page)
+        page = self._read(folder, lambda: self.zarr.index_page(folder))
+        return None if page is None else children(*page)
+
+    def _above(self) -> tuple[Store, str] | None:
+        above = super()._above()
+        return (
+            (above[0], unquote(above[1])) if above and not self.can_list else above
+        )  # addresses are encoded, keys not
 
     def _stats(self, keys: list[str]) -> Iterator[tuple[str, ObjectStat]]:
         async def ask(part: list[str]) -> list[ObjectStat | None]:
@@ -156,7 +165,7 @@ class RemoteObjects(Store):
 
         rest = iter(keys)
         while part := list(islice(rest, AT_ONCE)):
-            stats = patiently(lambda: within_time(ask(part)))
+            stats = self._read(part[0], lambda: ask(part)) or ()
             yield from ((key, stat) for key, stat in zip(part, stats, strict=True) if stat is not None)
 
 
@@ -175,13 +184,17 @@ class FsspecObjects(Store):
         super().__init__(location, FsspecStore.from_url(location, read_only=True))
         self._files, self._root = fsspec.core.url_to_fs(location)
 
+    def _now(self) -> fsspec.AbstractFileSystem:
+        self._files.invalidate_cache()  # what it listed earlier may have changed
+        return self._files
+
     async def _stat(self, key: str) -> ObjectStat | None:
-        found = await asyncio.to_thread(self._files.info, f"{self._root}/{key}" if key else self._root)
+        found = await asyncio.to_thread(self._now().info, f"{self._root}/{key}" if key else self._root)
         return _fsspec_stat(found)
 
     def _list(self, prefix: str) -> Iterator[tuple[str, ObjectStat]]:
         root = f"{self._root}/{prefix}" if prefix else self._root
-        for folder, _, files in self._files.walk(root, detail=True):
+        for folder, _, files in self._now().walk(root, detail=True):
             for name, found in files.items():
                 key = f"{folder}/{name}".removeprefix(self._root).lstrip("/")
                 if name and (stat := _fsspec_stat(found)) is not None:
@@ -191,7 +204,7 @@ class FsspecObjects(Store):
         root = f"{self._root}/{prefix}" if prefix else self._root
 
         async def listed() -> list[dict[str, Any]]:
-            return cast("list[dict[str, Any]]", await asyncio.to_thread(self._files.ls, root, detail=True))
+            return cast("list[dict[str, Any]]", await asyncio.to_thread(self._now().ls, root, detail=True))
 
         for found in self._read(prefix, listed) or ():
             name = found["name"].rstrip("/").rpartition("/")[2]
@@ -219,6 +232,7 @@ KINDS: dict[str, type[LocalFiles | RemoteObjects]] = {
     **dict.fromkeys(("http", "https", "s3", "gs"), RemoteObjects),
 }
 """By the scheme of a location; all others go to fsspec."""
+IP_ADDRESS = re.compile(r"//\[[0-9a-fA-F:.]+\]")
 
 
 def open_store(location: str) -> Store:
@@ -232,17 +246,40 @@ def open_store(location: str) -> Store:
 
 
 def absolute_location(location: str) -> str:
-    """A local path made absolute (a worker may run in another folder), file:// URLs included; other URLs unchanged.
+    """The one way to write a location, which plans and results hold; given again, it stays as it is.
 
-    The Human Organ Atlas writes n5://gs://BUCKET/… and zarr://gs://…: the word in front says no more than the store
-    does, so it is left out. gcs:// is gs://, and s3a:// is s3://.
+    A local path is made absolute (a worker may run in another folder), file:// URLs included. The Human Organ Atlas
+    writes n5://gs://BUCKET/… and zarr://gs://…: the word in front says no more than the store does, so it is left out.
+    gcs:// is gs://, and s3a:// is s3://. Of http(s)://, all that a URL must encode is encoded.
+
+    Raises InputError for an address that holds a secret, which it does not repeat, and for one that is none.
     """
     for word in ("n5://", "zarr://", "zarr2://", "zarr3://"):
         location = location.removeprefix(word)
-    parts = urlsplit(location)
-    if parts.scheme == "file":
-        return os.path.abspath(unquote(parts.path))
+    if location.startswith("file:/"):
+        return os.path.abspath(unquote(urlsplit(location).path))
     if "://" not in location:
         return os.path.abspath(location)
     scheme, _, rest = location.partition("://")
-    return f"{ {'gcs': 'gs', 's3a': 's3'}.get(scheme, scheme) }://{rest.rstrip('/')}"
+    scheme = {"gcs": "gs", "s3a": "s3"}.get(scheme, scheme)
+    if "::" in IP_ADDRESS.sub("//", location):
+        raise InputError(
+            f"{location.partition(':')[0]}::… is an address within an address, which is not read; give that of the"
+            " volume itself."
+        )
+    try:
+        parts = urlsplit(location)
+        _ = parts.port
+    except ValueError as error:
+        raise InputError(
+            f"An address that begins with {scheme}:// cannot be understood; write {scheme}://HOST/PATH."
+        ) from error
+    user, _, host = parts.netloc.rpartition("@")
+    if "?" in rest or ":" in user or (user and scheme in KINDS):
+        raise InputError(
+            f"{scheme}://{host}{parts.path}: an address with a password or a signature would be written into results;"
+            " leave it out and give credentials in the environment."
+        )
+    if scheme in ("http", "https"):
+        rest = parts.netloc + quote(unquote(rest[len(parts.netloc) :]), safe="/!$&'()*+,;=:@~")
+    return f"{scheme}://{rest.rstrip('/')}"
