@@ -164,9 +164,11 @@ def test_an_entry_made_in_a_release_between_says_why_and_what_changed(
     assert (failed.kind, failed.values) == ("failed", ())
     assert "does not exist" in failed.why
     assert redone == changes.entries[0]
-    assert [one.kind for one in write_changes(atlas.root, atlas.release().identifier, since=third).entries] == [
-        "failed"
-    ]
+    assert [one.kind for one in write_changes(atlas.root, last, since=third).entries] == ["failed"]
+    (atlas.root / "releases" / second / "release.json").write_text("{")
+    redone = write_changes(atlas.root, last, since=first).entries[1]
+    assert (redone.why, redone.key) == ("the record of the release that made it cannot be read", ())
+    assert redone.values == changes.entries[0].values
 
 
 def test_a_damaged_older_release_is_passed_over(released: Released, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ HEADLINES = (
 SHOWN_VALUES = 4
 """Of an entry, on the page; changes.csv has all."""
 CHECKSUM, CHECKSUM_SHOWN = re.compile(r"\b[0-9a-f]{32,}\b"), 8
-SAME = "made again of the same sources"
+SAME, UNKNOWN = "made again of the same sources", "the record of the release that made it cannot be read"
 LONGEST = 60
 """Characters of a value that is shown; longer ones are cut."""
 
@@ -85,7 +85,7 @@ def changed_entries(old: ReleaseFolder | None, new: ReleaseFolder) -> Iterator[E
         elif other.version != entry.version:
             keys = _version_key(old, other), _version_key(new, entry)
             found = tuple(_of_values(_values(then, other), _values(now, entry)))
-            why = "; ".join(reasons(*keys) if all(keys) else ()) or why or SAME
+            why = ("; ".join(reasons(*keys)) or why or SAME) if all(keys) else why or UNKNOWN
             yield EntryChange(entry.dataset, entry.workflow, "redone", why, _of_key(*keys), found, len(found))
     for dataset, workflow in before:
         yield EntryChange(dataset, workflow, "removed", "no longer in the manifest")
