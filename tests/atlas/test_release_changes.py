@@ -174,12 +174,13 @@ def test_an_entry_made_in_a_release_between_says_why_and_what_changed(
 def test_a_damaged_older_release_is_passed_over(released: Released, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(released.root / "releases", root / "releases")
-    between = f"{released.first}.between"
-    assert released.first < between < released.second
+    between, closed = f"{released.first}.between", f"{released.first}.closed"
+    assert released.first < between < closed < released.second
     (root / "releases" / between).mkdir()
     (root / "releases" / between / "release.json").write_text('{"identifier": ')
+    (root / "releases" / closed / "release.json").mkdir(parents=True)
     changes = write_changes(root, released.second)
-    assert (changes.since, changes.damaged) == (released.first, (between,))
+    assert (changes.since, changes.damaged) == (released.first, (closed, between))
     with pytest.raises(RunError, match=r"release\.json is not the record of a release"):
         write_changes(root, released.second, since=between)
 

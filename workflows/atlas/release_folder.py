@@ -9,18 +9,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from pipeline.errors import RunError
+from pipeline.errors import RunError, StorageError
 from workflows.atlas.records import EntryRecord, ReleaseRecord
+from workflows.atlas.root_files import read_record
 
 RELEASES = "releases"
 PAGE = "index.html"
 RESULT_FILES = {"thickness": "statistics.json", "compare": "comparison.json", "statistics": "statistics.json"}
 """Workflow -> the file with its numbers."""
-R = TypeVar("R", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -67,35 +65,25 @@ class ReleaseFolder:
         return read_json(run / name)
 
 
-def read_record(kind: type[R], path: Path) -> R | None:
-    """A record; None where there is none that can be read. What another voxcaliper wrote into it beside is left out."""
-    try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"), extra="ignore")
-    except (OSError, ValidationError, UnicodeDecodeError):
-        return None
-
-
-def find_release(root: Path, identifier: str) -> ReleaseFolder | None:
-    """A release by its identifier; None where its record is missing or damaged."""
-    root = Path(os.path.abspath(root))
-    record = read_record(ReleaseRecord, _record_path(root, identifier))
-    return ReleaseFolder(root, record) if record else None
-
-
-def _record_path(root: Path, identifier: str) -> Path:
-    return root / RELEASES / identifier / "release.json"
-
-
 def open_release(root: Path, identifier: str) -> ReleaseFolder:
-    """As `find_release`. Raises RunError where there is none or its record is damaged."""
-    found = find_release(root, identifier)
-    if found is not None:
-        return found
-    if (path := _record_path(Path(os.path.abspath(root)), identifier)).exists():
+    """A release by its identifier. Raises RunError where there is none or its record is damaged, StorageError."""
+    root = Path(os.path.abspath(root))
+    path = root / RELEASES / identifier / "release.json"
+    record = read_record(ReleaseRecord, path)
+    if record is not None:
+        return ReleaseFolder(root, record)
+    if path.exists():
         raise RunError(f"{path} is not the record of a release; restore it or remove its folder.")
     known = identifiers(root)
     hint = f"it has {', '.join(known[-5:])}" if known else "it has none; run `voxcaliper atlas run` first"
-    raise RunError(f"{os.path.abspath(root)} has no release {identifier}: {hint}.")
+    raise RunError(f"{root} has no release {identifier}: {hint}.")
+
+
+def find_release(root: Path, identifier: str) -> ReleaseFolder | None:
+    """As `open_release`; None where that fails."""
+    with contextlib.suppress(RunError, StorageError):
+        return open_release(root, identifier)
+    return None
 
 
 def identifiers(root: Path) -> list[str]:
