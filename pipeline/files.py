@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +15,17 @@ from pipeline.errors import StorageError
 
 PARTIAL = ".partial"
 """Ending of the temporary names; what carries it and belongs to no living process may be removed."""
+_TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.partial")
+
+
+def temporary_name(path: Path | str) -> str:
+    """A name beside a path that nobody else has."""
+    return f"{path}.{uuid4().hex}{PARTIAL}"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one of temporary_name, and not of somebody else who calls things partial."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
@@ -22,7 +34,7 @@ def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
 
     flush : wait until the disk has it; not needed for what carries checksums and can be made again.
     """
-    temporary = f"{path}.{uuid4().hex}{PARTIAL}"
+    temporary = temporary_name(path)
     try:
         with _opened(temporary) as file:
             yield file

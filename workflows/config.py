@@ -17,6 +17,14 @@ ALGORITHM_VERSION = 1
 """Raised when the same input may give another number."""
 
 
+COMPARISON_MAPS = {
+    "reference": ("local thickness of the reference", "max"),
+    "prediction": ("local thickness of the prediction", "max"),
+    "difference": ("thickness of the prediction less that of the reference", "mean"),
+}
+"""Name -> title, and how its pyramid is made."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,6 +80,10 @@ class ComparisonConfig(RunConfig):
     objects: ObjectKind = "none"
     border: Border = "unknown"
     maps: bool = True
+
+    @property
+    def stores_maps(self) -> bool:
+        return self.maps and "thickness" in self.parts and self.prediction is not None
 
 
 class StagePlan(_Frozen):

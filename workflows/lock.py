@@ -28,11 +28,13 @@ class LockedError(RunError):
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, *, admitted: Callable[[], None] = lambda: None) -> Iterator[TextIO]:
+def locked(
+    path: Path, what: str, *, admitted: Callable[[], None] = lambda: None, mark: str = ""
+) -> Iterator[TextIO]:  # fmt: skip
     """Keep other processes off what a file stands for; yields the open file, empty but for the name of this process.
 
     what : what is kept, for messages. admitted : called with the lock and before the name of its last holder is
-    replaced; may raise LockedError, too.
+    replaced; may raise LockedError, too. mark : what is written beside the name, in a line of its own.
     Raises LockedError, naming the holder, where another process has it, StorageError where the file system has no locks
     or no room.
     """
@@ -58,15 +60,16 @@ def locked(path: Path, what: str, *, admitted: Callable[[], None] = lambda: None
         # A full disk forbids no work here: the name is a courtesy to the next one.
         with contextlib.suppress(OSError):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.write(f"process {os.getpid()} on {os.uname().nodename}" + (f"\n{mark}" if mark else ""))
             file.flush()
+            os.fsync(file.fileno())
         yield file
 
 
 def holder(path: Path) -> str:
     """Who holds a lock, or held it last; "" where nobody says."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
+        return path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip()
     except OSError:
         return ""
 

@@ -22,7 +22,7 @@ from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, gathered_card_bytes,
 from pipeline.surface import WIDEST_BOUNDARY
 from pipeline.volume.opening import Volume, open_volume
 from pipeline.volume.writing import Multiscale
-from workflows.config import ComparisonConfig, ComparisonPlan, StagePlan
+from workflows.config import COMPARISON_MAPS, ComparisonConfig, ComparisonPlan, StagePlan
 from workflows.plan_thickness import (
     BLOCK_SIDES,
     BLOCKS_PER_THREAD,
@@ -39,11 +39,6 @@ from workflows.plan_thickness import (
     usable_bytes,
 )
 
-MAPS = {
-    "reference": ("local thickness of the reference", "max"),
-    "prediction": ("local thickness of the prediction", "max"),
-    "difference": ("thickness of the prediction less that of the reference", "mean"),
-}
 LABELS = 2**64
 """How many different labels there can be, with the background."""
 READS = {"overlap": 1, "components": 1, "surface": 1, "mask": 1}
@@ -100,7 +95,7 @@ def open_comparison(
         objects=config.objects,
         device=device,
     )
-    return with_blocks(job, blocks, run, maps=config.maps and "thickness" in config.parts and prediction is not None)
+    return with_blocks(job, blocks, run, maps=config.stores_maps)
 
 
 def check_labels(what: str, volume: Volume) -> None:
@@ -144,7 +139,7 @@ def with_blocks(job: ComparisonJob, block_shape: Index, run: Path, *, maps: bool
     z, y, x = (min(b, n) for b, n in zip(block_shape, job.grid.shape, strict=True))
     made: dict[str, Multiscale] = {}
     if maps:
-        for name, (title, reducer) in MAPS.items():
+        for name, (title, reducer) in COMPARISON_MAPS.items():
             made[name] = Multiscale(
                 path=run / f"{name}.ome.zarr", shape=job.grid.shape, dtype="float32", voxel_size=job.voxel_size,
                 block_shape=(z, y, x), name=title, reducer=reducer,  # type: ignore[arg-type]

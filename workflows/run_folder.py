@@ -24,7 +24,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import RunError, StorageError
 from pipeline.files import PARTIAL, write_json
 from pipeline.job import ledger_of
-from workflows.config import ComparisonConfig, ComparisonPlan, RunConfig, StagePlan, ThicknessConfig, ThicknessPlan
+from workflows.config import (
+    COMPARISON_MAPS,
+    ComparisonConfig,
+    ComparisonPlan,
+    RunConfig,
+    StagePlan,
+    ThicknessConfig,
+    ThicknessPlan,
+)
 from workflows.lock import is_locked, locked
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -113,6 +121,13 @@ class RunFolder:
     def comparison_plan(self) -> ComparisonPlan:
         """The plan of a comparison."""
         return _load(ComparisonPlan, self.path / "plan.json")
+
+    def wanted_maps(self) -> list[Path]:
+        """The maps that its configuration asks for."""
+        if self.workflow == "thickness":
+            return [self.map] if self.config().map != "none" else []
+        names = COMPARISON_MAPS if self.comparison_config().stores_maps else ()
+        return [self.path / f"{name}.ome.zarr" for name in names]
 
     def stages(self) -> tuple[StagePlan, ...]:
         """The stages of the plan of any kind of run, in their order."""

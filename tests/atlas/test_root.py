@@ -16,6 +16,9 @@ from tests.workflows.conftest import Command
 from workflows.atlas.root import Root
 
 VERSIONS = 30
+LATER = "2999-01-01T000000Z"
+OURS = "0123456789abcdef0123456789abcdef.partial"
+"""What the names of temporary files end in."""
 
 
 def _read(folder: int, name: str) -> str:
@@ -57,7 +60,7 @@ def test_a_reader_never_sees_half_a_result(here: Command, scheduler: str, tmp_pa
     try:
         for number in range(VERSIONS):
             shutil.copytree(tmp_path / "run", folder.work.path)
-            version = f"later-{number:03}"
+            version = f"2999-01-01T0000{number:02}Z"
             content = json.loads((folder.work.path / "statistics.json").read_text())
             folder.work.statistics.write_text(json.dumps({**content, "version": version, "long": ["x" * 20] * 5000}))
             folder.publish(made.model_copy(update={"version": version}))
@@ -67,7 +70,7 @@ def test_a_reader_never_sees_half_a_result(here: Command, scheduler: str, tmp_pa
         reader.join()
     assert not wrong
     assert len(seen) > VERSIONS / 4, "the reader was not there while it changed"
-    assert folder.versions() == [f"later-{VERSIONS - 2:03}", f"later-{VERSIONS - 1:03}"]
+    assert folder.versions() == [f"2999-01-01T0000{number:02}Z" for number in (VERSIONS - 2, VERSIONS - 1)]
 
 
 def test_what_a_kill_left_is_finished_or_removed(here: Command, scheduler: str, tmp_path: Path) -> None:
@@ -76,21 +79,21 @@ def test_what_a_kill_left_is_finished_or_removed(here: Command, scheduler: str, 
     assert atlas.run().code == 0
     entry = atlas.entry("one/statistics")
     # Killed after a version had its place and before readers saw it, and while a version and a run were removed.
-    later = entry / "versions" / "9999"
+    later = entry / "versions" / LATER
     shutil.copytree(entry / "current", later)
     record = json.loads((later / "entry.json").read_text())
     (later / "entry.json").write_text(
-        json.dumps({**record, "version": "9999", "run": "entries/one/statistics/versions/9999"})
+        json.dumps({**record, "version": LATER, "run": f"entries/one/statistics/versions/{LATER}"})
     )
-    for left in (entry / "versions" / "0000.abc.partial", entry / "work.abc.partial", entry / "current.abc.partial"):
+    for left in (entry / "versions" / f"0000.{OURS}", entry / f"work.{OURS}", entry / f"current.{OURS}"):
         left.mkdir()
         (left / "file").write_text("half")
-    (atlas.root / "latest" / "release.json.abc.partial").write_text("half")
+    (atlas.root / "latest" / f"release.json.{OURS}").write_text("half")
     gone = atlas.root / "entries" / "no-more" / "thickness" / "work"
     gone.mkdir(parents=True)
     assert atlas.run().code == 0
-    assert os.readlink(entry / "current") == "versions/9999"
-    assert atlas.entries()["one/statistics"].version == "9999"
+    assert os.readlink(entry / "current") == f"versions/{LATER}"
+    assert atlas.entries()["one/statistics"].version == LATER
     assert not list(atlas.root.rglob("*.partial"))
     assert not (atlas.root / "entries" / "no-more").exists()
 

@@ -14,6 +14,7 @@ import tifffile
 import zarr
 from scipy import ndimage
 
+from pipeline.volume.opening import open_volume
 from tests.shared_data import shared_data
 from tests.volume.formats import FORMATS, jpeg2000, jpeg2000_slices, tiff_slices
 from tests.volume.servers import Bucket, first_tries, s3_bucket, web_server
@@ -173,6 +174,49 @@ def test_a_crop_of_the_bone_stack(tmp_path: Path, measure: Command) -> None:
     expected = bone_run(measure, tmp_path / "bone.zarr", tmp_path / "plain", "--block-shape", "48")
     for stack in (tiff_slices(tmp_path / "tiff", voxels), jpeg2000_slices(tmp_path / "jp2", voxels)):
         assert bone_run(measure, stack, tmp_path / f"run-{stack.name}", "--block-shape", "48") == expected
+
+
+def test_a_crop_of_the_bone_stack_over_http_and_s3_with_faults(
+    tmp_path: Path, here: Command, measure: Command, bucket: Bucket
+) -> None:
+    """The slices' own names and encoding; only their crop is written anew."""
+    stack = tmp_path / "web" / "bone"
+    stack.mkdir(parents=True)
+    for name in sorted(shared_data(BONE).glob("*.tif"))[60:108]:
+        tifffile.imwrite(stack / name.name, tifffile.imread(name)[40:88, 30:78], photometric="minisblack")
+    voxels = np.stack([tifffile.imread(name) for name in sorted(stack.iterdir())])
+    zarr.create_array(tmp_path / "bone.zarr", data=voxels, chunks=(16, 16, 16))
+    options = (*SIZE, "--threshold", 63, "--block-shape", "32")
+    done = measure(tmp_path / "bone.zarr", tmp_path / "plain", *options)
+    assert done.code == 0, done
+    with web_server(tmp_path / "web", index=True) as server:
+        places = {"http": (server, f"{server.url}/bone"), "s3": (bucket.server, bucket.upload(stack, "scans/bone"))}
+        for name, (behind, url) in places.items():
+            behind.clear()
+            behind.faults = first_tries("drop", 500, "truncate", 503)
+            done = here("thickness", url, "--run", tmp_path / name, *options, "--workers", 1, "--quiet")
+            assert done.code == 0, done
+            assert {request.status for request in behind.requests} >= {0, 500, 503}
+            assert results(tmp_path / name) == results(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("kind", ["striped tiff slices", "jp2 slices"])
+def test_converting_a_stack_over_http_and_s3_with_faults(
+    tmp_path: Path, here: Command, bucket: Bucket, kind: str
+) -> None:
+    (tmp_path / "web").mkdir()
+    stack = FORMATS[kind](tmp_path / "web", VOXELS)
+    with web_server(tmp_path / "web", index=True) as server:
+        places = {"http": (server, f"{server.url}/s"), "s3": (bucket.server, bucket.upload(stack, "scans/s"))}
+        for name, (behind, url) in places.items():
+            behind.clear()
+            behind.faults = first_tries("drop", 500, "truncate", 503)
+            target = tmp_path / f"{name}.ome.zarr"
+            done = here("convert", url, target, *SIZE, "--block-shape", "32", "--quiet")
+            assert done.code == 0, done
+            copy = open_volume(str(target))
+            np.testing.assert_array_equal(copy.read(copy.box), VOXELS)
+            assert {request.status for request in behind.requests} >= {0, 500, 503}
 
 
 def test_the_bone_stack_as_it_is(tmp_path: Path, measure: Command) -> None:

@@ -11,9 +11,9 @@ import typer
 
 from workflows import cluster_commands
 from workflows.atlas import schedule_commands
-from workflows.atlas.manifest import EXAMPLE, read_manifest
+from workflows.atlas.manifest import EXAMPLE, profile_for, read_manifest
 from workflows.atlas.report_command import report
-from workflows.options import ProfileOption, QuietOption, SchedulerOption, UnencryptedOption, WorkersOption, profile_of
+from workflows.options import ProfileOption, QuietOption, SchedulerOption, UnencryptedOption, WorkersOption
 from workflows.progress import duration
 
 atlas = typer.Typer(help="Releases: many data sets, redone only where something changed.", no_args_is_help=True)
@@ -45,9 +45,9 @@ def plan(
     from workflows.atlas.root import Root
 
     wanted, entries = read_manifest(manifest)
-    given = any(option is not None for option in (profile, workers, scheduler))
-    where = profile_of(profile if given else wanted.profile, workers, scheduler, unencrypted=unencrypted)
+    where = profile_for(wanted, profile, workers, scheduler, unencrypted=unencrypted)
     root = Root(wanted.output)
+    root.check_owner(wanted.name, wanted.path)
     plans = Planner(root, where).plan_all(entries)
     if as_json:
         print(json.dumps([json_of(one) for one in plans], indent=2))
@@ -70,20 +70,19 @@ def run(
 ) -> None:  # fmt: skip
     """Make every entry that is stale, publish it, and keep the others; a release that was stopped goes on.
 
-    Exit code 1 where an entry failed: the others are published, and the next run tries it again.
+    Exit code 1 where an entry failed or waits: the others are published, and the next run tries it again.
     """
     from workflows.atlas.run_release import run_release
 
-    given = any(option is not None for option in (profile, workers, scheduler))
-    where = profile_of(profile, workers, scheduler, unencrypted=unencrypted) if given else None
+    wanted, entries = read_manifest(manifest)
+    where = profile_for(wanted, profile, workers, scheduler, unencrypted=unencrypted)
     if requeue:
         cluster_commands.heed_walltime()
     try:
-        release = run_release(manifest, profile=where, keep=keep, wait=wait, quiet=quiet)
+        release = run_release(wanted, entries, where, keep=keep, wait=wait, quiet=quiet)
     except cluster_commands.WalltimeNearError:
         cluster_commands.requeue_this_job()
         return
-    output = read_manifest(manifest)[0].output
     counts = Counter(entry.outcome for entry in release.entries)
     assert release.ended is not None
     took = duration((release.ended - release.began).total_seconds())
@@ -92,8 +91,8 @@ def run(
     for entry in release.entries:
         if entry.outcome in ("failed", "waiting"):
             print(f"{entry.outcome:<12}{entry.dataset}/{entry.workflow}: {entry.message}")
-    print(f"index       {output / 'index.html'}")
-    if counts["failed"]:
+    print(f"index       {wanted.output / 'index.html'}")
+    if counts["failed"] or counts["waiting"]:
         raise typer.Exit(1)
 
 

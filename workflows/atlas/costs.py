@@ -42,6 +42,14 @@ def cpu_hours(voxels: int, blocks: int) -> float:
     return (MEASURED.cpu_us * voxels + MEASURED.engine_us * blocks * STAGES) / 1e6 / 3600
 
 
-def written_bytes(voxels: int) -> int:
-    """Bytes that a thickness run writes: the map with its levels, and the scratch that it removes at its end."""
-    return round((MEASURED.map + MEASURED.scratch_written) * voxels)
+MARGIN = 2
+"""Of sizes on disk, beside those measured: another mask may compress worse than noise."""
+
+
+def written_bytes(voxels: int, *, maps: int = 1, fields: int = 1) -> int:
+    """Bytes that a run may write: its maps with their levels, and the scratch that it removes at its end.
+
+    maps : of thickness, that are stored. fields : distance transforms whose scratch lies there at a time, one for a
+    thickness run.
+    """
+    return round(MARGIN * (MEASURED.map * maps + MEASURED.scratch_written * fields) * voxels)

@@ -36,7 +36,7 @@ def make_entry(
     Raises InputError where a source changed meanwhile, and whatever ends a run; the version before stays current.
     """
     began = time.perf_counter()
-    if not _is_finished(entry, record, folder):
+    if not (folder.work.is_complete and is_left(entry, record, folder)):  # or only not published yet
         _carry_out(entry, record, folder, profile, quiet=quiet)
     changed = reasons(record.key, key_of(entry, open_entry(entry, folder.work.path)))
     if changed:
@@ -81,11 +81,6 @@ def _carry_out(entry: Entry, record: EntryRecord, folder: EntryFolder, profile: 
         profile, run=folder.work.path, device=entry.config.device, begin=begin, again=reopening,
         execute=partial(executing, say=say), quiet=quiet,
     )  # fmt: skip
-
-
-def _is_finished(entry: Entry, record: EntryRecord, folder: EntryFolder) -> bool:
-    """Whether the run is complete, and only had not been published."""
-    return folder.work.is_complete and is_left(entry, record, folder)
 
 
 def is_left(entry: Entry, record: EntryRecord, folder: EntryFolder) -> bool:

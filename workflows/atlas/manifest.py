@@ -6,6 +6,7 @@ What counts for an entry, first to last: [dataset.WORKFLOW], [[dataset]], [defau
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -16,12 +17,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cluster.profile import Memory, read_toml
+from cluster.profile import Memory, Profile, read_toml
 from pipeline.errors import InputError
 from workflows.atlas.first_manifest import about_of
 from workflows.atlas.inventory import read_inventory
 from workflows.atlas.records import Workflow
 from workflows.config import ComparisonConfig, ThicknessConfig
+from workflows.options import profile_of
 from workflows.run_file import KINDS, STATISTICS, config_of, first_error
 
 EXAMPLE = Path(__file__).with_name("example.toml")
@@ -42,6 +44,13 @@ def _command(words: tuple[str, ...]) -> tuple[str, ...]:
     if words and not words[0]:
         raise ValueError("its first word is the command, and it is empty")
     return words
+
+
+def _finite(about: dict[str, str | float | None]) -> dict[str, str | float | None]:
+    for name, value in about.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}, which is no number; leave it out")
+    return about
 
 
 class _Section(BaseModel):
@@ -86,7 +95,7 @@ class Dataset(Parameters):
     """One data set. about : what describes it (donor, organ, …) and changes no result."""
 
     name: Annotated[str, AfterValidator(_name)]
-    about: dict[str, str | float | None] = {}
+    about: Annotated[dict[str, str | float | None], AfterValidator(_finite)] = {}
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,16 @@ def read_manifest(path: Path) -> tuple[Manifest, tuple[Entry, ...]]:
                 " folder, so each needs its own (large and small letters do not tell them apart)."
             )
     return manifest, manifest.entries()
+
+
+def profile_for(
+    manifest: Manifest, profile: Path | None = None, workers: int | None = None, scheduler: str | None = None, *,
+    unencrypted: bool = False,
+) -> Profile:  # fmt: skip
+    """Where the workers of a release run: as options say, or else its manifest."""
+    if profile is None and workers is None and scheduler is None:
+        profile = manifest.profile
+    return profile_of(profile, workers, scheduler, unencrypted=unencrypted)
 
 
 def _sentence(path: Path, content: Table, error: ValidationError) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 from cluster.environment import settle_environment
 from cluster.local import DeviceChoice, Workers
 from cluster.profile import Profile
-from pipeline.errors import RunError, VoxcaliperError
+from pipeline.errors import RunError, StorageError, VoxcaliperError
 from pipeline.job import ThicknessJob
-from workflows.atlas.costs import cpu_hours
+from workflows.atlas.costs import cpu_hours, written_bytes
 from workflows.atlas.manifest import Entry, Manifest
 from workflows.atlas.records import EntryRecord
 from workflows.atlas.root import EntryFolder, Root
@@ -22,7 +22,7 @@ from workflows.atlas.staleness import Job, Key, key_of, open_entry, reasons
 from workflows.estimate import usual
 from workflows.options import offer_of, say
 from workflows.plan_comparison import check_comparison_memory, choose_comparison_blocks, make_comparison_plan
-from workflows.plan_thickness import SCRATCH_BYTES_PER_VOXEL, check_memory, choose_blocks, gib, make_plan
+from workflows.plan_thickness import check_memory, choose_blocks, gib, make_plan
 from workflows.progress import duration
 from workflows.run_comparison import task_counts
 
@@ -41,7 +41,7 @@ class Planned:
     """An entry of a release before it is made.
 
     record : kept; waiting, where it is stale; failed, where its sources cannot be opened or it fits no worker.
-    voxels, blocks, bytes : of the run, where it is stale; bytes are its map and scratch before compression.
+    voxels, blocks, bytes : of the run, where it is stale; bytes are what its maps and scratch may take.
     seconds : that making it takes, by the pace so far. warnings : what is wrong in its sources and read all the same.
     """
 
@@ -91,11 +91,14 @@ class Planner:
         Raises RunError where nobody answers at the address of the workers: that is no fault of the entry.
         """
         folder = self._root.entry(entry.dataset, entry.workflow)
-        record = standing(entry, folder)
+        record = EntryRecord(dataset=entry.dataset, workflow=entry.workflow, outcome="kept", about=entry.about)
         try:
+            shown = folder.current()
+            if shown is not None:
+                record = record.model_copy(update={"version": shown.version, "run": shown.run})
             job = open_entry(entry, folder.work.path)
             key = key_of(entry, job)
-            why = why_made(folder, key)
+            why = why_made(shown, folder, key)
             if not why:
                 return Planned(entry, record.model_copy(update={"key": key}))
             record = record.model_copy(update={"outcome": "waiting", "reasons": why, "key": key})
@@ -113,16 +116,17 @@ class Planner:
             job = choose_blocks(job, nowhere, workers) if entry.config.block_shape is None else job
             check_memory(job, workers)
             plan = make_plan(job)
-            stages, written = plan.stages, plan.map_bytes + plan.scratch_bytes
+            stages, maps, fields = plan.stages, int(job.map is not None), 1
         else:
             job = choose_comparison_blocks(job, nowhere, workers) if entry.config.block_shape is None else job
             check_comparison_memory(job, workers)
             made = make_comparison_plan(job, task_counts(job))
             fields = len(job.sides) if {"surface", "thickness"} & set(job.parts) else 0
-            stages, written = made.stages, made.map_bytes + int(voxels * SCRATCH_BYTES_PER_VOXEL * fields)
+            stages, maps = made.stages, len(job.maps)
         blocks = math.prod(job.grid.counts)
         seconds = self._seconds(entry, voxels, blocks, [stage.name for stage in stages], workers)
         warnings = sorted({text for volume in job.volumes.values() for text in volume.warnings})
+        written = written_bytes(voxels, maps=maps, fields=fields)
         return Planned(entry, record, voxels, blocks, written, seconds, tuple(warnings))
 
     def _seconds(self, entry: Entry, voxels: int, blocks: int, stages: Sequence[str], workers: Workers) -> float:
@@ -133,18 +137,8 @@ class Planner:
         return STARTING_SECONDS + cpu_hours(voxels, blocks) * 3600 * share / workers.threads
 
 
-def standing(entry: Entry, folder: EntryFolder) -> EntryRecord:
-    """An entry as it is: kept, with the version that readers see."""
-    shown = folder.current()
-    seen = {} if shown is None else {"version": shown.version, "run": shown.run}
-    return EntryRecord(
-        dataset=entry.dataset, workflow=entry.workflow, outcome="kept", about=entry.about, **seen,
-    )  # fmt: skip
-
-
-def why_made(folder: EntryFolder, key: Key) -> tuple[str, ...]:
-    """Why an entry is to be made for a key, none where its version may be kept."""
-    shown = folder.current()
+def why_made(shown: EntryRecord | None, folder: EntryFolder, key: Key) -> tuple[str, ...]:
+    """Why an entry is to be made for a key, none where the version that readers see may be kept."""
     if shown is None and folder.versions():
         return ("no whole version",)
     return reasons(shown.key if shown else None, key)
@@ -163,14 +157,16 @@ def paces(root: Root) -> dict[str, float]:
     seconds: dict[str, float] = {}
     voxels: dict[str, int] = {}
     for folder in root.entries():
-        shown = folder.current()
-        if shown is None or shown.seconds < TELLING_SECONDS:
-            continue
-        shape = next((source["array metadata"]["shape"] for source in shown.key.get("sources", {}).values()), None)
-        if shape is not None:
-            seconds[shown.workflow] = seconds.get(shown.workflow, 0.0) + shown.seconds
-            voxels[shown.workflow] = voxels.get(shown.workflow, 0) + math.prod(shape)
-    return {workflow: seconds[workflow] / voxels[workflow] for workflow in seconds}
+        try:
+            shown = folder.current()
+            if shown is None or shown.seconds < TELLING_SECONDS:
+                continue
+            size = math.prod(map(int, next(iter(shown.key["sources"].values()))["array metadata"]["shape"]))
+        except (StorageError, LookupError, TypeError, ValueError, AttributeError, StopIteration):
+            continue  # of another version, or damaged: it tells no pace
+        seconds[shown.workflow] = seconds.get(shown.workflow, 0.0) + shown.seconds
+        voxels[shown.workflow] = voxels.get(shown.workflow, 0) + size
+    return {workflow: seconds[workflow] / voxels[workflow] for workflow in seconds if voxels[workflow]}
 
 
 def no_room(root: Root, planned: Planned, budget: int | None, used: int) -> str:
@@ -220,6 +216,8 @@ def _lines(manifest: Manifest, root: Root, plans: Sequence[Planned]) -> Iterator
         total = sum(plan.bytes for plan in stale)
         yield f"together    {sum(plan.blocks for plan in stale):,} blocks, {gib(total)}{_takes(seconds)}"
     of_budget = f" of {gib(budget)}" if budget is not None else ""
+    if unfinished := root.unfinished_bytes():
+        yield f"unfinished  {gib(unfinished)} in folders named work, of runs that failed or were stopped and go on"
     yield f"disk        {gib(used)}{of_budget} used, {gib(root.free_bytes())} free"
 
 

@@ -10,6 +10,10 @@ ROOT/entries/DATASET/WORKFLOW/
     work/                                the run that is being made; a killed release goes on with it
 ROOT/releases/RELEASE/                   release.json (ReleaseRecord), the catalogue and its pages
 ROOT/latest -> releases/RELEASE
+ROOT/logs/                               what unattended runs leave (run_logs.py)
+
+VERSION is the identifier of the release that made it. A reader resolves `current` once and reads below what it found:
+that never changes, and goes only when `keep` newer ones are there; where readers take long, keep two or more.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ waiting : not tried, for want of disk or because the release was stopped; it com
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A newer voxcaliper may have noted more, which changes nothing of what is understood here. The type checker sees
+    # to it that nothing is written that is not a field.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class EntryRecord(_Record):

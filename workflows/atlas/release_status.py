@@ -41,7 +41,8 @@ def release_status(root: Root) -> dict[str, Any]:
     if release is None:
         raise RunError(f"{root.path} holds no release; make one with: voxcaliper atlas run RELEASE.toml")
     held = is_root_locked(root.path)
-    state = ("starting" if held else "complete") if release.ended else ("running" if held else "stopped")
+    finished = root.is_finished(release)
+    state = ("starting" if held else "complete") if finished else ("running" if held else "stopped")
     return {
         "release": release.identifier,
         "name": release.name,

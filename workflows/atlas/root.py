@@ -6,35 +6,46 @@ name is what a kill left.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
-from uuid import uuid4
+from typing import get_args
 
-from pydantic import BaseModel, ValidationError
-
-from pipeline.errors import StorageError
-from pipeline.files import PARTIAL, write_json
-from workflows.atlas.records import EntryRecord, ReleaseRecord
-from workflows.atlas.release_folder import RESULT_FILES
+from pipeline.errors import RunError, StorageError
+from pipeline.files import write_json
+from workflows.atlas.records import EntryRecord, ReleaseRecord, Workflow
+from workflows.atlas.release_folder import PAGE, RESULT_FILES
+from workflows.atlas.root_files import (
+    folder_bytes,
+    folders_in,
+    read_record,
+    remove,
+    replace_link,
+    sweep,
+    unreadable,
+)
 from workflows.run_folder import RunFolder
 
 RECORD = "entry.json"
 IDENTIFIER, IDENTIFIED = "%Y-%m-%dT%H%M%SZ", re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z")
-R = TypeVar("R", bound=BaseModel)
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
 class EntryFolder:
-    """The folder of one entry. path : absolute."""
+    """The folder of one entry. path : absolute. check : as that of the root."""
 
     root: Path
     path: Path
+    check: Callable[[], None] = _nothing
 
     @property
     def work(self) -> RunFolder:
@@ -43,27 +54,37 @@ class EntryFolder:
 
     def versions(self) -> list[str]:
         """Published versions, the oldest first."""
-        return sorted(name for name in _names(self.path / "versions") if not name.endswith(PARTIAL))
+        return [name for name in folders_in(self.path / "versions") if IDENTIFIED.fullmatch(name)]
 
     def current(self) -> EntryRecord | None:
-        """The record of the version that readers see; None where there is none that is whole."""
+        """The record of the version that readers see; None where there is none that is whole. Raises StorageError."""
+        link = self.path / "current"
         try:
-            version = os.path.basename(os.readlink(self.path / "current"))
-        except OSError:
+            version = os.path.basename(os.readlink(link))
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise unreadable(link, error) from error
         return self.record(version)
 
     def record(self, version: str) -> EntryRecord | None:
-        """The record of a version; None where it is not whole: somebody took a file away."""
-        folder = self.path / "versions" / version
-        record = _read(EntryRecord, folder / RECORD)
-        if record is None or not (folder / RESULT_FILES[record.workflow]).exists():
+        """The record of a version; None where it is not whole: somebody took a file away. Raises StorageError."""
+        run = RunFolder(self.path / "versions" / version)
+        record = read_record(EntryRecord, run.path / RECORD)
+        if record is None or not (run.path / RESULT_FILES[record.workflow]).exists() or not run.is_complete:
             return None
-        return record if RunFolder(folder).is_complete else None
+        try:
+            return record if all((folder / "zarr.json").exists() for folder in run.wanted_maps()) else None
+        except RunError:  # its configuration is gone
+            return None
+
+    def has(self, version: str) -> bool:
+        """Whether there is a version of that name, whole or not."""
+        return os.path.lexists(self.path / "versions" / version)
 
     def work_record(self) -> EntryRecord | None:
         """What the run that is being made will be, noted when it began; None where there is none."""
-        return _read(EntryRecord, self.work.path / RECORD)
+        return read_record(EntryRecord, self.work.path / RECORD)
 
     def work_bytes(self) -> int:
         """What the unfinished run takes."""
@@ -74,11 +95,18 @@ class EntryFolder:
         write_json(self.work.path / RECORD, record.model_dump(mode="json"))
 
     def clear_work(self) -> None:
-        """Remove the run that is being made, and the folders around it where nothing else is in them."""
-        _remove(self.work.path)
-        for folder in (self.path, self.path.parent):
-            if folder.exists() and not _names(folder):
-                folder.rmdir()
+        """Remove the run that is being made, and the folders around it where nothing else is in them.
+
+        Raises StorageError where its name cannot be taken away.
+        """
+        remove(self.work.path)
+        if self.work.path.exists():
+            raise StorageError(
+                f"{self.work.path} cannot be removed; mend the permissions there, or remove it yourself."
+            )
+        with contextlib.suppress(OSError):  # not empty
+            self.path.rmdir()
+            self.path.parent.rmdir()
 
     def publish(self, record: EntryRecord) -> EntryRecord:
         """Make the finished run a version, and what readers see; returns its record, now with version, run and size."""
@@ -89,21 +117,18 @@ class EntryFolder:
         record = record.model_copy(update={"run": run, "bytes": folder_bytes(self.work.path, without=RECORD)})
         self.note_work(record)
         target.parent.mkdir(exist_ok=True)
+        self.check()
         os.rename(self.work.path, target)
         self._show(version)
         return record
 
     def _show(self, version: str) -> None:
-        _link(self.path / "current", f"versions/{version}")
+        replace_link(self.path / "current", f"versions/{version}")
 
     def mend(self) -> None:
         """Finish what a killed process had begun: a version that nobody sees yet, and removals."""
-        for name in _names(self.path):
-            if name.endswith(PARTIAL):
-                _remove(self.path / name)
-        for name in _names(self.path / "versions"):
-            if name.endswith(PARTIAL):
-                _remove(self.path / "versions" / name)
+        for folder in (self.path, self.work.path, self.path / "versions"):
+            sweep(folder)
         versions = self.versions()
         if versions and self.record(versions[-1]) is not None:
             shown = self.current()
@@ -111,54 +136,83 @@ class EntryFolder:
                 self._show(versions[-1])
 
     def prune(self, keep: int) -> None:
-        """Remove the oldest versions, so that `keep` are left, the current one among them."""
-        shown = self.current()
-        old = [name for name in self.versions() if shown is None or name != shown.version]
+        """Remove the oldest versions, so that `keep` are left, the current one and the newest whole one among them.
+
+        Nothing is removed where the current one is not whole.
+        """
+        shown, versions = self.current(), self.versions()
+        if shown is None:
+            return
+        newest = next((name for name in reversed(versions) if self.record(name) is not None), None)
+        old = [name for name in versions if name not in (shown.version, newest)]
         for version in old[: max(0, len(old) - (keep - 1))]:
-            _remove(self.path / "versions" / version)
+            remove(self.path / "versions" / version)
 
 
 @dataclass(frozen=True)
 class Root:
-    """An output root. path : absolute."""
+    """An output root. path : absolute. check : called before something is published; raises what forbids it."""
 
     path: Path
+    check: Callable[[], None] = _nothing
 
     @property
     def lock(self) -> Path:
         return self.path / "lock"
 
     def make(self) -> None:
-        """The folder itself. Raises StorageError where it cannot be made."""
+        """The folder itself. Raises StorageError where it cannot be made, or keeps its entries elsewhere."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
                 f"The output {self.path} cannot be made: {error.strerror}; choose another output in the manifest."
             ) from error
+        for folder in (self.path / "entries", self.path / "releases"):
+            if folder.is_symlink():
+                raise StorageError(
+                    f"{folder} is a link; put a folder there, and a link in the place of the whole output."
+                )
+
+    def check_owner(self, name: str, manifest: Path) -> None:
+        """Raises RunError where the root has the releases of a manifest of another name and at another place."""
+        newest = self.newest()
+        if newest is not None and newest.name != name and newest.manifest != str(manifest):
+            raise RunError(
+                f"{self.path} holds the releases of {newest.name} ({newest.manifest}), and {manifest} is named {name};"
+                " give it another output, or that name if it is the same release."
+            )
 
     def entry(self, dataset: str, workflow: str) -> EntryFolder:
         """The folder of an entry, which need not exist."""
-        return EntryFolder(self.path, self.path / "entries" / dataset / workflow)
+        return EntryFolder(self.path, self.path / "entries" / dataset / workflow, self.check)
 
     def entries(self) -> Iterator[EntryFolder]:
-        """Every entry that there is a folder of, also of data sets that no manifest names any more."""
-        for dataset in _names(self.path / "entries"):
-            for workflow in _names(self.path / "entries" / dataset):
-                yield self.entry(dataset, workflow)
+        """Every entry that there is a folder of, also of data sets that no manifest names any more.
+
+        Links lead elsewhere: they are no entries.
+        """
+        for dataset in folders_in(self.path / "entries"):
+            for workflow in folders_in(self.path / "entries" / dataset):
+                if workflow in get_args(Workflow):
+                    yield self.entry(dataset, workflow)
 
     def releases(self) -> list[str]:
         """Identifiers of all releases, the oldest first."""
-        return sorted(name for name in _names(self.path / "releases") if IDENTIFIED.fullmatch(name))
+        return [name for name in folders_in(self.path / "releases") if IDENTIFIED.fullmatch(name)]
 
     def release(self, identifier: str) -> ReleaseRecord | None:
         """A release; None where its record is missing or damaged."""
-        return _read(ReleaseRecord, self.path / "releases" / identifier / "release.json")
+        return read_record(ReleaseRecord, self.path / "releases" / identifier / "release.json")
 
     def newest(self) -> ReleaseRecord | None:
         """The release that was begun last."""
         found = (self.release(identifier) for identifier in reversed(self.releases()))
         return next((release for release in found if release is not None), None)
+
+    def is_finished(self, release: ReleaseRecord) -> bool:
+        """Whether a release came to its end: its page is written after its record and its catalogue."""
+        return release.ended is not None and (self.path / "releases" / release.identifier / PAGE).exists()
 
     def new_identifier(self) -> str:
         """The time, to the second; later than every identifier there is, whatever the clock says."""
@@ -171,100 +225,62 @@ class Root:
 
     def write_release(self, release: ReleaseRecord) -> None:
         """Rewrite the record of a release."""
+        self.check()
         write_json(self.path / "releases" / release.identifier / "release.json", release.model_dump(mode="json"))
+
+    def latest(self) -> str | None:
+        """The release that readers see."""
+        try:
+            return os.path.basename(os.readlink(self.path / "latest"))
+        except OSError:
+            return None
 
     def show_latest(self, identifier: str) -> None:
         """From now on a release is the one that readers see."""
-        _link(self.path / "latest", f"releases/{identifier}")
+        replace_link(self.path / "latest", f"releases/{identifier}")
 
     def mend(self, wanted: Iterable[EntryFolder]) -> None:
         """Finish or remove what a killed process left. wanted : entries whose unfinished runs may go on."""
         keep = {folder.path for folder in wanted}
         for folder in self.entries():
-            folder.mend()
-            if folder.path not in keep and folder.work.path.exists():
-                folder.clear_work()
-        releases = self.path / "releases"
-        for parent in (self.path, releases, *(releases / identifier for identifier in self.releases())):
-            for name in _names(parent):
-                if name.endswith(PARTIAL):
-                    _remove(parent / name)
+            with contextlib.suppress(StorageError):  # what cannot be read fails with its entry
+                folder.mend()
+                if folder.path not in keep:
+                    folder.clear_work()
+        releases = [self.path / "releases" / identifier for identifier in self.releases()]
+        for parent in (self.path.resolve(), self.path / "releases", *releases):
+            sweep(parent)
+        for folder_without_record in releases:
+            with contextlib.suppress(OSError):  # not empty
+                folder_without_record.rmdir()
+        newest = self.newest()
+        if newest is not None and self.is_finished(newest) and self.latest() != newest.identifier:
+            self.show_latest(newest.identifier)
 
     def forget_idle_releases(self) -> None:
         """Remove the releases before the last one in which nothing was made: they tell nothing that it does not."""
         for identifier in self.releases()[:-1]:
             release = self.release(identifier)
-            if release is None or not any(entry.outcome == "made" for entry in release.entries):
-                _remove(self.path / "releases" / identifier)
+            if release is not None and not any(entry.outcome == "made" for entry in release.entries):
+                remove(self.path / "releases" / identifier)
 
     def used_bytes(self) -> int:
         """What the root takes: versions as they were counted when they were made, the rest as it is now."""
         total = folder_bytes(self.path / "releases")
         for folder in self.entries():
             for version in folder.versions():
-                record = folder.record(version)
+                try:
+                    record = folder.record(version)
+                except StorageError:
+                    record = None
                 total += record.bytes if record else folder_bytes(folder.path / "versions" / version)
             total += folder.work_bytes()
         return total
 
+    def unfinished_bytes(self) -> int:
+        """What the unfinished runs of all entries take."""
+        return sum(folder.work_bytes() for folder in self.entries())
+
     def free_bytes(self) -> int:
         """What the file system has left, also where there is no root yet."""
         return shutil.disk_usage(next(folder for folder in (self.path, *self.path.parents) if folder.exists())).free
-
-
-def folder_bytes(folder: Path, *, without: str = "") -> int:
-    """Bytes of all files below a folder, links not followed; 0 where there is none. without : a file at its top."""
-    total, waiting = 0, [str(folder)]
-    while waiting:
-        top = waiting.pop()
-        try:
-            with os.scandir(top) as found:
-                for one in found:
-                    if one.is_dir(follow_symlinks=False):
-                        waiting.append(one.path)
-                    elif not (top == str(folder) and one.name == without):
-                        total += one.stat(follow_symlinks=False).st_size
-        except FileNotFoundError:
-            continue
-    return total
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or folder that has a name; first the name, so that nobody finds half of it."""
-    doomed = path if path.name.endswith(PARTIAL) else path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
-    if doomed != path:
-        try:
-            os.rename(path, doomed)
-        except FileNotFoundError:
-            return
-    if doomed.is_symlink() or not doomed.is_dir():
-        doomed.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(doomed)
-
-
-def _link(path: Path, target: str) -> None:
-    """Replace a symbolic link in one step. Raises StorageError where the file system has none."""
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
-    try:
-        os.symlink(target, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot point to {target}: {error.strerror}; an output needs a file system with symbolic links."
-        ) from error
-
-
-def _read(kind: type[R], path: Path) -> R | None:
-    """A record; None where there is none that can be read, which then counts as not made."""
-    try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValidationError, UnicodeDecodeError):
-        return None

@@ -3,8 +3,10 @@
 flock tells on one machine, and its lock goes with the process: what a killed one leaves is taken over at once. Some
 shared file systems keep flock to each machine, so the holder also says every few seconds that it lives, by the time of
 the lock file. A lock of another machine counts until nothing was heard of it for SILENT_SECONDS, by the clock of the
-file system; one that was given up in order has no name in it and counts no more. Where there is no flock at all, the
-output is refused.
+file system; one that was given up in order has no name in it and counts no more. Who takes a lock writes a mark into it
+that nobody else has, and looks soon after and before it publishes whether it is still there: of two that began together
+one goes on at most, and one that was silent for so long that another took over publishes nothing. Where there is no
+flock at all, the output is refused.
 """
 
 from __future__ import annotations
@@ -17,31 +19,36 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
-from pipeline.files import PARTIAL
+from pipeline.errors import RunError
+from pipeline.files import temporary_name
 from workflows.lock import LockedError, holder, is_locked, locked
 
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 120.0
 POLL_SECONDS = 1.0
+SETTLE_SECONDS = 0.5
+"""Until two that began together have both written their marks."""
 
 
 @contextlib.contextmanager
-def root_locked(root: Path, *, wait: bool = False, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Keep other processes off an output root.
+def root_locked(
+    root: Path, *, wait: bool = False, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Callable[[], None]]:  # fmt: skip
+    """Keep other processes off an output root; yields a check, which raises RunError where another took the lock over.
 
     Raises LockedError, naming the holder, where another has it, unless this process is to wait.
     """
     with contextlib.ExitStack() as stack:
-        _enter(stack, root, wait=wait, say=say)
-        yield
+        yield _enter(stack, root, wait=wait, say=say)
 
 
-def _enter(stack: contextlib.ExitStack, root: Path, *, wait: bool, say: Callable[[str], None]) -> None:
+def _enter(
+    stack: contextlib.ExitStack, root: Path, *, wait: bool, say: Callable[[str], None]
+) -> Callable[[], None]:  # fmt: skip
     told = ""
     while True:
         try:
-            stack.enter_context(_held(root, say))
-            return
+            return stack.enter_context(_held(root, say))
         except LockedError as error:
             if not wait:
                 raise
@@ -52,8 +59,8 @@ def _enter(stack: contextlib.ExitStack, root: Path, *, wait: bool, say: Callable
 
 
 @contextlib.contextmanager
-def _held(root: Path, say: Callable[[str], None]) -> Iterator[None]:
-    path = root / "lock"
+def _held(root: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    path, mark = root / "lock", uuid4().hex
 
     def admitted() -> None:
         last = holder(path)
@@ -67,17 +74,39 @@ def _held(root: Path, say: Callable[[str], None]) -> Iterator[None]:
             )
         say(f"the lock of {last}, which is gone, is taken over")
 
+    def check() -> None:
+        if _mark(path) not in allowed:
+            raise RunError(
+                f"The lock of {root} was taken over by {holder(path) or 'another process'} while this one was not heard"
+                " of; it stops here and publishes nothing more. Look for what held it up, then run the release again."
+            )
+
     end = threading.Event()
     beats = threading.Thread(target=_beat, args=(path, end), daemon=True, name="lock")
-    with locked(path, str(root), admitted=admitted) as file:
+    with locked(path, str(root), admitted=admitted, mark=mark) as file:
+        time.sleep(SETTLE_SECONDS)
+        found = _mark(path)
+        if found not in (mark, ""):
+            raise LockedError(
+                f"{root} is being worked on by {holder(path)}, which began in the same moment; wait for it or stop it."
+            )
+        allowed = {mark, found}  # no mark at all on a full disk, which forbids no work here
         beats.start()
         try:
-            yield
+            yield check
         finally:
             end.set()
             beats.join()
             with contextlib.suppress(OSError):
-                file.truncate(0)
+                if _mark(path) == mark:
+                    file.truncate(0)
+
+
+def _mark(path: Path) -> str:
+    """What stands in a lock beside the name; all of it where two wrote at once."""
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace").partition("\n")[2]
+    return ""
 
 
 def _beat(path: Path, end: threading.Event) -> None:
@@ -101,7 +130,7 @@ def _is_of_this_machine(name: str) -> bool:
 
 def silent_seconds(path: Path) -> float:
     """How long nothing was heard of the holder of a lock, by the clock of its file system."""
-    probe = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
+    probe = Path(temporary_name(path))
     try:
         probe.touch()
         now = probe.stat().st_mtime

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from cluster.profile import Profile
-from pipeline.errors import VoxcaliperError
+from pipeline.errors import StorageError, VoxcaliperError
 from workflows.atlas.make_entry import make_entry
-from workflows.atlas.manifest import Entry, Manifest, read_manifest
+from workflows.atlas.manifest import Entry, Manifest
 from workflows.atlas.plan_release import Planned, Planner, failed, no_room
 from workflows.atlas.records import EntryRecord, ReleaseRecord
-from workflows.atlas.root import Root
+from workflows.atlas.root import EntryFolder, Root
 from workflows.atlas.root_lock import root_locked
-from workflows.options import profile_of, say
+from workflows.options import say
 from workflows.progress import duration
 
 STOPPED = "The release was stopped before this entry was made; run it again."
@@ -23,22 +24,21 @@ TO_COME = "It is made in this release, in its turn."
 
 
 def run_release(
-    path: Path, *, profile: Profile | None = None, keep: int | None = None, wait: bool = False, quiet: bool = False,
-    say: Callable[[str], None] = say,
+    manifest: Manifest, entries: Sequence[Entry], profile: Profile, *, keep: int | None = None, wait: bool = False,
+    quiet: bool = False, say: Callable[[str], None] = say,
 ) -> ReleaseRecord:  # fmt: skip
     """Make what is stale in a release and publish it; returns the record of the release.
 
-    path : the manifest. profile, keep : instead of the manifest's. wait : for another process that works on the root.
+    profile : where workers run. keep : instead of the manifest's. wait : for another process that works on the root.
     quiet : nothing is said while it goes well. say : told what a person should know.
     An entry that cannot be made is in the record as failed, with a sentence. Raises LockedError where another process
-    works on the root, InputError for a wrong manifest, and KeyboardInterrupt where it is stopped, in order.
+    works on the root, RunError where the root belongs to another manifest or another process took it over, and
+    KeyboardInterrupt where it is stopped, in order.
     """
-    manifest, entries = read_manifest(path)
-    if profile is None:
-        profile = profile_of(manifest.profile, None, None, unencrypted=False)
     root = Root(manifest.output)
     root.make()
-    with root_locked(root.path, wait=wait, say=say):
+    with root_locked(root.path, wait=wait, say=say) as check:
+        root = replace(root, check=check)
         aloud: Callable[[str], None] = (lambda _: None) if quiet else say
         release = _Release(root, manifest, profile, keep or manifest.keep, quiet=quiet, say=aloud)
         return release.run(entries)
@@ -55,7 +55,8 @@ class _Release:
         self._records: dict[str, EntryRecord] = {}
         self._identifier, self._began = "", datetime.now(UTC)
 
-    def run(self, entries: tuple[Entry, ...]) -> ReleaseRecord:
+    def run(self, entries: Sequence[Entry]) -> ReleaseRecord:
+        self._root.check_owner(self._manifest.name, self._manifest.path)
         self._root.mend(self._root.entry(entry.dataset, entry.workflow) for entry in entries)
         planner = Planner(self._root, self._profile)
         plans = planner.plan_all(entries)
@@ -69,25 +70,20 @@ class _Release:
                 self._tell_entry(plan, number, stale)
                 self._note(self._made(planner, plan))
         except KeyboardInterrupt:
-            for name, record in self._records.items():
-                if record.outcome == "waiting" and record.message == TO_COME:
-                    self._records[name] = record.model_copy(update={"message": STOPPED})
-            self._write()
+            self._root.write_release(stopped(self._record()))
             raise
-        for entry in entries:
-            self._root.entry(entry.dataset, entry.workflow).prune(self._keep)
         return self._finish()
 
     def _begin(self, plans: Sequence[Planned]) -> None:
         """A new release, or the last one where it was stopped: what was made in its first part belongs to it.
 
-        Where some of that is stale already, the last one has ended: a version has one release.
+        Where some of that is stale already, or damaged, the last one stays stopped: a version has one release.
         """
         newest = self._root.newest()
-        if newest is None or newest.ended is not None or newest.manifest != str(self._manifest.path):
+        if newest is None or self._root.is_finished(newest):
             self._identifier = self._root.new_identifier()
-        elif any(plan.is_stale and plan.record.version == newest.identifier for plan in plans):
-            self._root.write_release(newest.model_copy(update={"ended": datetime.now(UTC)}))
+        elif any(plan.is_stale and self._folder(plan.entry).has(newest.identifier) for plan in plans):
+            self._root.write_release(stopped(newest))
             self._identifier = self._root.new_identifier()
         else:
             self._identifier, self._began = newest.identifier, newest.began
@@ -96,10 +92,11 @@ class _Release:
         """The record of an entry before its turn comes."""
         if plan.is_stale:
             return plan.record.model_copy(update={"message": TO_COME})
-        folder = self._root.entry(plan.entry.dataset, plan.entry.workflow)
         if plan.record.outcome == "kept":
-            if folder.work.path.exists():  # of what was wanted once, and is no more
-                folder.clear_work()
+            folder = self._folder(plan.entry)
+            with contextlib.suppress(StorageError):
+                folder.clear_work()  # of what was wanted once, and is no more
+                folder.prune(self._keep)
             shown = folder.current()
             if shown is not None and shown.version == self._identifier:  # made before this release was stopped
                 return shown.model_copy(update={"about": plan.entry.about})
@@ -107,22 +104,25 @@ class _Release:
 
     def _made(self, planner: Planner, plan: Planned) -> EntryRecord:
         """The record of an entry after its turn."""
-        entry = plan.entry
-        folder = self._root.entry(entry.dataset, entry.workflow)
+        entry, folder, budget = plan.entry, self._folder(plan.entry), self._manifest.disk_budget
         try:
             plan = planner.plan(entry)  # its sources may have changed since the release began
             if not plan.is_stale:
                 return plan.record
-            if sentence := no_room(self._root, plan, self._manifest.disk_budget, self._root.used_bytes()):
+            if sentence := no_room(self._root, plan, budget, self._root.used_bytes() if budget is not None else 0):
                 return plan.record.model_copy(update={"message": sentence})
             wanted = plan.record.model_copy(update={"version": self._identifier})
             made = make_entry(entry, wanted, folder, self._profile, quiet=self._quiet)
-            folder.prune(self._keep)
         except Exception as error:  # noqa: BLE001  whatever it fails with, it fails alone
             if not isinstance(error, VoxcaliperError | OSError):  # nobody foresaw it
                 self._say(traceback.format_exc())
             return failed(plan.record, error)
+        with contextlib.suppress(StorageError):  # it is published, whatever becomes of older ones
+            folder.prune(self._keep)
         return made
+
+    def _folder(self, entry: Entry) -> EntryFolder:
+        return self._root.entry(entry.dataset, entry.workflow)
 
     def _note(self, record: EntryRecord) -> None:
         name = f"{record.dataset}/{record.workflow}"
@@ -141,9 +141,12 @@ class _Release:
         self._root.write_release(self._record())
 
     def _finish(self) -> ReleaseRecord:
+        """Its page is written last: until it is there, the release has not come to its end (Root.is_finished)."""
+        from workflows.atlas.release_page import write_release_page
+
         release = self._record(ended=datetime.now(UTC))
         self._root.write_release(release)
-        _write_catalogue(self._root.path, self._identifier)
+        write_release_page(self._root.path, self._identifier)
         self._root.show_latest(self._identifier)
         self._root.forget_idle_releases()
         return release
@@ -161,8 +164,10 @@ class _Release:
         self._say(f"entry {number} of {len(stale)}: {plan.entry.name} ({why}); about {left} left of the release")
 
 
-def _write_catalogue(root: Path, identifier: str) -> Path:
-    """The catalogue over a release, and its pages; returns the index page."""
-    from workflows.atlas.release_page import write_release_page
-
-    return write_release_page(root, identifier)
+def stopped(release: ReleaseRecord) -> ReleaseRecord:
+    """A release that did not come to its end, whose entries say so."""
+    entries = (
+        entry.model_copy(update={"message": STOPPED}) if entry.message == TO_COME else entry
+        for entry in release.entries
+    )
+    return release.model_copy(update={"ended": None, "entries": tuple(entries)})

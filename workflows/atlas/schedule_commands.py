@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import InputError
-from workflows.atlas.manifest import read_manifest
-from workflows.options import profile_of, say
+from workflows.atlas.manifest import profile_for, read_manifest
+from workflows.options import say
 
 ManifestArgument = Annotated[Path, typer.Argument(metavar="RELEASE.toml", help="The manifest of the release.")]
 EveryOption = Annotated[
@@ -63,7 +63,7 @@ def schedule(
         return
     timing = timing_of(every, at)
     wanted, _ = read_manifest(subject)
-    profile = profile_of(wanted.profile, None, None, unencrypted=False)
+    profile = profile_for(wanted)
     logs = wanted.output / "logs"
     task = Task(
         subject=subject,

@@ -166,13 +166,15 @@ def _judge(run: _Run, code: int, release: ReleaseRecord | None) -> int:
     """The exit code of the whole, and sentences about what the entries of the release do not say."""
     if code in STOPS:
         return STOPPED
+    # Of a release that readers see, its entries tell what went wrong; else the run itself ended with a sentence.
+    came_to_its_end = release is not None and Root(run.root).latest() == release.identifier
     unmade = [entry for entry in release.entries if entry.outcome in ("failed", "waiting")] if release else []
     if code < 0:
         run.troubles.append(
             f"The run was killed by {signal.Signals(-code).name}; if nobody did that, memory ran out. It goes on the"
             " next time."
         )
-    elif code and not (release and release.ended and unmade):
+    elif code and not (came_to_its_end and unmade):
         run.troubles.append(last_sentence(run.log, code))
     return FAILED if code or unmade or run.troubles else 0
 
