@@ -7,16 +7,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError
 from pipeline.volume.stores import Store
-from pipeline.volume.web_index import children
 
 MOST_FILES = 200_000
 """Files that are looked through for slices; a folder with more is refused."""
-PAGE_BYTES = 16 * 2**20
-"""The longest page of links that is read of a web server, and the most that is read of what lies behind a URL."""
-HEAD_BYTES = 1024
-"""Of which it is told whether that is such a page."""
 _NUMBER = re.compile(r"(\d+)")
 
 
@@ -25,31 +20,7 @@ def names_in(store: Store) -> list[str]:
 
     Raises InputError where there are more than MOST_FILES.
     """
-    if "://" not in store.location or store.can_list:
-        names = [name for name, _ in store.children(limit=MOST_FILES)]
-    else:
-        names = _links(store)
-    return [name for name in names if not name.startswith(".")]
-
-
-def _links(store: Store) -> list[str]:
-    """What a web server shows of a folder; the files are not asked for, as each would be a request."""
-    try:
-        found = store.stat("")
-    except StorageError:  # not all servers say how long their pages are
-        found = None
-    if found is not None and found.size > PAGE_BYTES:
-        return []
-    head = store.get("", 0, HEAD_BYTES)
-    if head is None or children(store.location, head) is None:
-        return []
-    page = store.get("", 0, PAGE_BYTES) or b""
-    names = [name for name in children(store.location, page) or () if not name.endswith("/")]
-    if len(names) > MOST_FILES or len(page) == PAGE_BYTES:
-        raise InputError(
-            f"{store.location} holds more than {MOST_FILES:,} files; give the slices a folder of their own."
-        )
-    return names
+    return [name for name, _ in store.children(limit=MOST_FILES) if not name.startswith(".")]
 
 
 def natural(name: str) -> list[tuple[int, str]]:

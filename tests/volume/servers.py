@@ -168,7 +168,7 @@ def folder(
             base = urlsplit(path).path.rstrip("/") + "/"
             length: Headers = {"Transfer-Encoding": "chunked"} if chunked else {}
             return (200, length, page.encode()) if path.endswith("/") else (301, {"Location": base}, b"")
-        if not file.is_file():
+        if not file.is_file() or path.endswith("/"):
             return 404, {}, b"not here"
         content, found = file.read_bytes(), file.stat()
         own = {"Last-Modified": email.utils.formatdate(found.st_mtime, usegmt=True)}

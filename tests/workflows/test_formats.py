@@ -182,8 +182,8 @@ def test_a_crop_of_the_bone_stack_over_http_and_s3_with_faults(
     """The slices' own names and encoding; only their crop is written anew."""
     stack = tmp_path / "web" / "bone"
     stack.mkdir(parents=True)
-    for name in sorted(shared_data(BONE).glob("*.tif"))[60:108]:
-        tifffile.imwrite(stack / name.name, tifffile.imread(name)[40:88, 30:78], photometric="minisblack")
+    for file in sorted(shared_data(BONE).glob("*.tif"))[60:108]:
+        tifffile.imwrite(stack / file.name, tifffile.imread(file)[40:88, 30:78], photometric="minisblack")
     voxels = np.stack([tifffile.imread(name) for name in sorted(stack.iterdir())])
     zarr.create_array(tmp_path / "bone.zarr", data=voxels, chunks=(16, 16, 16))
     options = (*SIZE, "--threshold", 63, "--block-shape", "32")
