@@ -11,6 +11,8 @@ from urllib.request import Request, urlopen
 
 from pipeline.errors import InputError
 
+HEAD_BYTES = 1024
+"""Of a page, by which it is told to be one; of anything else no more than the first part is read."""
 LARGEST_PAGE = 64 << 20
 
 
@@ -35,6 +37,8 @@ def page_at(url: str, seconds: float) -> tuple[str, bytes]:
         while part := answer.read1(2**16):
             size += len(part)
             parts.append(part)
+            if size >= HEAD_BYTES and not _is_html(b"".join(parts)):  # who knows how much it is, and it is no page
+                return answer.url, parts[0]
             if size > LARGEST_PAGE:
                 raise InputError(f"{url} shows more than {LARGEST_PAGE >> 20} MiB of names; give a smaller folder.")
             if monotonic() > end:
@@ -44,13 +48,17 @@ def page_at(url: str, seconds: float) -> tuple[str, bytes]:
         return answer.url, b"".join(parts)
 
 
+def _is_html(page: bytes) -> bool:
+    start = page[:HEAD_BYTES].lstrip().lower()
+    return start.startswith(b"<!doctype html") or b"<html" in start
+
+
 def children(folder: str, page: bytes) -> list[str] | None:
     """Names of what lies in a folder, those of folders with a slash at their end; None where this is no HTML page.
 
     folder : the URL of the page. Links to elsewhere (the folder above, the order of the columns) do not count.
     """
-    start = page[:1024].lstrip().lower()
-    if not (start.startswith((b"<!doctype html", b"<html")) or b"<html" in start):
+    if not _is_html(page):
         return None
     links = _Links()
     links.feed(page.decode("utf-8", "replace"))

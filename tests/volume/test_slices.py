@@ -21,8 +21,9 @@ from pipeline.geometry import Box
 from pipeline.volume import slice_names, slices
 from pipeline.volume.opening import open_volume
 from pipeline.volume.slice_names import check_names, natural
+from pipeline.volume.web_index import page_at
 from tests.volume.formats import jpeg2000, jpeg2000_slices, tiff_slices
-from tests.volume.servers import s3_bucket, web_server
+from tests.volume.servers import Server, s3_bucket, web_server
 from tests.volume.stores import grey
 
 VOXELS = grey((12, 20, 30), "uint16")
@@ -185,6 +186,14 @@ def test_an_unknown_url_is_not_fetched(tmp_path: Path, ranges: bool) -> None:
         with pytest.raises(InputError, match=rf"{server.url}/unknown holds no volume"):
             open_volume(f"{server.url}/unknown")
         assert server.sent < 2**16
+
+
+def test_of_what_is_no_page_only_the_beginning_is_read() -> None:
+    server = Server(lambda *_: (200, {}, b"\x93" * 40 * 2**20))
+    try:
+        assert len(page_at(f"{server.url}/unknown/", 10)[1]) <= 2**16
+    finally:
+        server.stop()
 
 
 def test_a_stack_in_a_bucket_is_listed_by_itself(stack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
