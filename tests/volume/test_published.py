@@ -346,9 +346,9 @@ def test_chunks_of_a_shard_are_asked_for_together(tmp_path: Path) -> None:
         assert most[0] >= 4
 
 
-@pytest.mark.parametrize("where", ["local", "http"])
+@pytest.mark.parametrize("where", ["local", "http", "s3"])
 def test_conversion(world: World, layout: str, where: str, here: Callable[..., Finished], tmp_path: Path) -> None:
-    world.web.faults = lambda *_: None
+    world.web.faults = world.bucket.server.faults = lambda *_: None
     location = world.address(layout.replace(" ", "-"), where)
     name = f"s{LEVEL}" if layout.startswith("N5") else str(LEVEL)
     done = here("convert", f"{location}/{name}", tmp_path / "copy.ome.zarr", "--quiet")
