@@ -95,10 +95,18 @@ def test_what_lies_in_a_folder_itself(location: str) -> None:
     store = open_store(location)
     for place, key in (("", "a.bin"), ("deep", "deep/empty"), ("deep/er/", "deep/er/b 1.bin")):
         assert store.children(place, limit=1) == [(key.rpartition("/")[2], store.stat(key))]
+        assert store.names(place, limit=1) == [key.rpartition("/")[2]]
     for place in ("nothing", "a.bin"):
-        assert store.children(place, limit=5) == []
-    with pytest.raises(InputError, match="deep/er holds more than 0 files"):
-        store.children("deep/er", limit=0)
+        assert not store.children(place, limit=5)
+        assert not store.names(place, limit=5)
+    for asking in (store.children, store.names):
+        with pytest.raises(InputError, match="deep/er holds more than 0 files"):
+            asking("deep/er", limit=0)
+
+
+def test_names_alone_cost_one_request_of_a_web_server(web: Server) -> None:
+    assert open_store(web.url).names("deep", limit=9) == ["empty"]
+    assert [request.method for request in web.requests] == ["GET"]
 
 
 def test_a_file_is_a_location_of_its_own(location: str) -> None:
