@@ -3,7 +3,9 @@
 Credentials are those of the environment where it has some, otherwise requests are anonymous:
 S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), web identities and container roles; AWS_PROFILE
 and the files in ~/.aws where boto3 is installed. AWS_REGION and AWS_ENDPOINT_URL count, also with http://.
-GCS: GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT and the login of gcloud in ~/.config/gcloud.
+GCS: GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT and the login of gcloud in ~/.config/gcloud; where
+CLOUDSDK_CONFIG names another folder, the first one must name the file application_default_credentials.json in it.
+The roles of virtual machines (EC2, Compute Engine) are not asked for: elsewhere, that would cost seconds at each start.
 No credential is kept, printed or written by this program; an address that holds one is refused
 (pipeline.volume.stores.absolute_location).
 """

@@ -101,13 +101,23 @@ class Store(ABC):
         Nor are there any where a web server does not show what its folders hold. Raises InputError where there are more
         than `limit`, RefusedError where the store does not let us list.
         """
-        found = list(islice(self._children(prefix.strip("/"), limit), limit + 1))
+        return self._few(self._children(prefix.strip("/"), limit), prefix, limit)
+
+    def names(self, prefix: str = "", *, limit: int) -> list[str]:
+        """As `children`, without marks: a web server would have to be asked for that of each file."""
+        return self._few(self._names(prefix.strip("/"), limit), prefix, limit)
+
+    def _few(self, files: Iterator[T], folder: str, limit: int) -> list[T]:
+        found = list(islice(files, limit + 1))
         if len(found) > limit:
             raise InputError(
-                f"{self.address(prefix)} holds more than {limit:,} files, which is more than can be looked through;"
+                f"{self.address(folder)} holds more than {limit:,} files, which is more than can be looked through;"
                 " give a folder of its own to what is meant."
             )
         return found
+
+    def _names(self, prefix: str, limit: int) -> Iterator[str]:
+        return (name for name, _ in self._children(prefix, limit))
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, ObjectStat]]:
         """Keys and marks of all objects below a folder (`prefix`, "" for all), page by page, in any order.

@@ -143,10 +143,14 @@ class RemoteObjects(Store):
 
             stats: Any = ((meta["path"], _remote_stat(meta)) for meta in self._read(prefix, listed) or ())
         else:
-            names = [name for name in self._links(prefix) or () if not name.endswith("/")]
             # One more than the limit tells that there are too many; the others need not be asked for.
-            stats = self._stats([folder + name for name in names[: limit + 1]])
+            stats = self._stats([folder + name for name in islice(self._names(prefix, limit), limit + 1)])
         return ((key.removeprefix(folder), stat) for key, stat in stats)
+
+    def _names(self, prefix: str, limit: int) -> Iterator[str]:
+        if self.can_list:
+            return super()._names(prefix, limit)
+        return (name for name in self._links(prefix) or () if not name.endswith("/"))
 
     def _links(self, folder: str) -> list[str] | None:
         """Names in a folder, those of folders with a slash at their end; None where the server does not show them."""

@@ -24,7 +24,8 @@ from moto.server import ThreadedMotoServer
 
 Fault = int | float | str | None
 """An HTTP status (int), "drop" (the connection closes without an answer), "truncate" (half of the body, then the
-connection closes), "half" (half of the body, as if it were all), or seconds (float) that the answer is late."""
+connection closes), "half" (half of the body, as if it were all), "stall" (half of the body, then nothing more), or
+seconds (float) that the answer is late."""
 Faults = Callable[[str, str, int], Fault]
 """What goes wrong with a request: its method, its path without the leading slash, and which try it is, from 1."""
 Headers = dict[str, str]
@@ -130,7 +131,7 @@ class Server:
         if headers.get("Transfer-Encoding") == "chunked":  # the server does not say how long it is
             body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:100], body[100:]) if part)
             body += b"0\r\n\r\n"
-        if fault in ("truncate", "half"):
+        if fault in ("truncate", "half", "stall"):
             body = body[: length // 2]
         if client.command == "HEAD":
             body = b""
@@ -145,7 +146,9 @@ class Server:
             client.end_headers()
             client.wfile.write(body)
             client.wfile.flush()
-        if fault in ("drop", "truncate"):
+        if fault == "stall":
+            self._stopped.wait(60)
+        if fault in ("drop", "truncate", "stall"):
             client.close_connection = True
 
 

@@ -224,6 +224,17 @@ def test_missing_is_not_zero(world: World, where: str, kind: str, here: Callable
     assert not volume.read(volume.box).any()
 
 
+def test_objects_are_listed_once_to_be_counted(world: World, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.volume.volumes.MOST_ASKED", 1)
+    world.bucket.server.faults = lambda *_: None
+    volume = open_volume(world.address(layout.replace(" ", "-"), "s3"), level=LEVEL)
+    world.bucket.server.clear()
+    stored = volume.stored_objects()
+    assert stored is not None
+    assert stored[0] == len(volume.objects) - MISSING[layout]
+    assert [request.path for request in world.bucket.server.requests].count(world.bucket.name) == 1
+
+
 def test_a_bucket_that_does_not_list(world: World, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a bucket answers 403 for what is not there; what is there can be read all the same."""
     server, plain = world.bucket.server, world.bucket.server.answer
@@ -346,9 +357,11 @@ def test_chunks_of_a_shard_are_asked_for_together(tmp_path: Path) -> None:
         assert most[0] >= 4
 
 
-@pytest.mark.parametrize("where", ["local", "http"])
+@pytest.mark.parametrize("where", ["local", "http", "s3"])
 def test_conversion(world: World, layout: str, where: str, here: Callable[..., Finished], tmp_path: Path) -> None:
-    world.web.faults = lambda *_: None
+    for server in (world.web, world.bucket.server):
+        server.clear()
+        server.faults = first_tries(*FAULTS)
     location = world.address(layout.replace(" ", "-"), where)
     name = f"s{LEVEL}" if layout.startswith("N5") else str(LEVEL)
     done = here("convert", f"{location}/{name}", tmp_path / "copy.ome.zarr", "--quiet")

@@ -95,10 +95,18 @@ def test_what_lies_in_a_folder_itself(location: str) -> None:
     store = open_store(location)
     for place, key in (("", "a.bin"), ("deep", "deep/empty"), ("deep/er/", "deep/er/b 1.bin")):
         assert store.children(place, limit=1) == [(key.rpartition("/")[2], store.stat(key))]
+        assert store.names(place, limit=1) == [key.rpartition("/")[2]]
     for place in ("nothing", "a.bin"):
-        assert store.children(place, limit=5) == []
-    with pytest.raises(InputError, match="deep/er holds more than 0 files"):
-        store.children("deep/er", limit=0)
+        assert not store.children(place, limit=5)
+        assert not store.names(place, limit=5)
+    for asking in (store.children, store.names):
+        with pytest.raises(InputError, match="deep/er holds more than 0 files"):
+            asking("deep/er", limit=0)
+
+
+def test_names_alone_cost_one_request_of_a_web_server(web: Server) -> None:
+    assert open_store(web.url).names("deep", limit=9) == ["empty"]
+    assert [request.method for request in web.requests] == ["GET"]
 
 
 def test_a_file_is_a_location_of_its_own(location: str) -> None:
@@ -245,6 +253,42 @@ def test_a_slow_server(web: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     web.faults = lambda *_: 60.0
     with pytest.raises(StorageError, match=r"a\.bin cannot be read: the store did not answer within 0\.2 s"):
         open_store(web.url).get("a.bin")
+
+
+@pytest.mark.parametrize("key", ["a.bin", "deep/"])
+def test_an_answer_that_stalls_midway(web: Server, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    def asked() -> int:
+        return (
+            len(open_store(web.url).get(key) or b"") if key == "a.bin" else len(list(open_store(web.url).list("deep")))
+        )
+
+    monkeypatch.setattr(patience, "READ_SECONDS", 0.5)
+    web.faults = lambda _method, path, number: "stall" if path == key and number == 1 else None
+    assert asked() == (200 if key == "a.bin" else 2)
+    web.faults = lambda _method, path, _number: "stall" if path == key else None
+    with pytest.raises(StorageError, match=r"cannot be read: the store did not answer within 0\.5 s"):
+        asked()
+
+
+def test_redirects_are_followed(web: Server, files: Path) -> None:
+    """To another path, and to another server."""
+    with web_server(files, index=True) as other:
+        plain = web.answer
+
+        def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+            for start, target in (("/moved/", "/"), ("/away/", f"{other.url}/")):
+                if path.startswith(start):
+                    return 302, {"Location": target + path.removeprefix(start)}, b""
+            return plain(method, path, headers, body)
+
+        web.answer = answer
+        for place in ("moved", "away"):
+            store = open_store(f"{web.url}/{place}")
+            assert store.get("a.bin") == CONTENT["a.bin"]
+            assert store.get("a.bin", 5, 9) == CONTENT["a.bin"][5:9]
+            assert store.get("nothing") is None
+            assert {key: stat.size for key, stat in store.list()} == {key: len(body) for key, body in CONTENT.items()}
+        assert any(request.status == 206 for request in other.requests)
 
 
 def test_nobody_there(pauses: list[float]) -> None:
