@@ -20,7 +20,7 @@ def names_in(store: Store) -> list[str]:
 
     Raises InputError where there are more than MOST_FILES.
     """
-    return [name for name, _ in store.children(limit=MOST_FILES) if not name.startswith(".")]
+    return [name for name in store.names(limit=MOST_FILES) if not name.startswith(".")]
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -37,7 +37,8 @@ def page_at(url: str, seconds: float) -> tuple[str, bytes]:
         while part := answer.read1(2**16):
             size += len(part)
             parts.append(part)
-            if size >= HEAD_BYTES and not _is_html(b"".join(parts)):  # who knows how much it is, and it is no page
+            head_is_there = size >= HEAD_BYTES > size - len(part)
+            if head_is_there and not _is_html(b"".join(parts)):  # who knows how much it is, and it is no page
                 return answer.url, parts[0]
             if size > LARGEST_PAGE:
                 raise InputError(f"{url} shows more than {LARGEST_PAGE >> 20} MiB of names; give a smaller folder.")
