@@ -121,6 +121,16 @@ def test_somebody_is_told_of_entries_that_fail(atlas: Atlas) -> None:
     )
 
 
+def test_a_run_that_fails_beside_its_entries_says_both(atlas: Atlas) -> None:
+    atlas.lose("one")
+    (atlas.root / "index.html").mkdir(parents=True)
+    assert atlas.call("atlas", "unattended", atlas.manifest).code == 1
+    left = last(atlas)
+    assert (left.failed, len(left.troubles)) == (1, 1)
+    assert f"{atlas.root / 'index.html'} could not be written" in left.troubles[0]
+    assert left.troubles[0] in told(atlas)
+
+
 def test_a_turn_is_skipped_while_another_process_is_at_work(atlas: Atlas, stub: Stub) -> None:
     atlas.root.mkdir()
     with root_locked(atlas.root):
