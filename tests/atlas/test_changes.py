@@ -274,6 +274,16 @@ def test_a_source_that_no_library_reads_fails_alone(atlas: Atlas) -> None:
     assert str(atlas.volume("bad")) in atlas.entries()["bad/statistics"].message
 
 
+def test_an_entry_whose_folder_cannot_be_read_fails_alone(atlas: Atlas) -> None:
+    atlas.add("good", labels(1), workflows=["statistics"])
+    atlas.add("bad", labels(2), workflows=["statistics"])
+    current = atlas.entry("bad/statistics") / "current"
+    current.mkdir(parents=True)
+    assert atlas.run().code == 1
+    assert atlas.outcomes() == {"good/statistics": "made", "bad/statistics": "failed"}
+    assert f"{current} cannot be read: Invalid argument; mend it" in atlas.entries()["bad/statistics"].message
+
+
 def test_workers_that_nobody_finds_are_no_fault_of_the_entries(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.running.CONNECT_SECONDS", 1)
     atlas.add("one", labels(1), workflows=["statistics"])

@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_removed_ends_nothing(tmp_path: Path, monkeypatch:
     def busy(path: str | Path, **options: int | None) -> None:
         if ".nfs" in os.fspath(path):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-        unlink(path, **options)  # type: ignore[arg-type]
+        unlink(path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", busy)

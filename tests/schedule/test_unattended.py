@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +304,8 @@ def test_a_run_without_a_log_makes_no_older_one_look_killed(atlas: Atlas, stub: 
     stub("")
     run_unattended(atlas.manifest)
     assert logs(atlas).killed() is None
-    logs(atlas).write_last(last(atlas).model_copy(update={"log": None, "began": datetime.now().astimezone()}))
+    later = datetime.now().astimezone() + timedelta(seconds=1)  # names of logs tell seconds
+    logs(atlas).write_last(last(atlas).model_copy(update={"log": None, "began": later}))
     assert logs(atlas).killed() is None
     atlas.root.rename(atlas.root.with_name("moved"))
     assert RunLogs(atlas.root.with_name("moved") / "logs").killed() is None
