@@ -171,8 +171,8 @@ def _total_cells(listed: Sequence[Listed]) -> tuple[str, ...]:
 def _note() -> str:
     return (
         f"size: grey values of 16 bits, before compression. blocks: of {times(BLOCK_SHAPE)} voxels, the largest that a"
-        " plan takes.\nCPU-hours: a thickness run as measured on masks of half foreground; written: its map and scratch,"
-        f" {MARGIN} times what they took there."
+        " plan takes.\nCPU-hours: a thickness run as measured on masks of half foreground; written: its map and"
+        f" scratch, {MARGIN} times what they took there."
     )
 
 
