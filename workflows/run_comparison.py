@@ -47,7 +47,8 @@ def reopen_comparison(run: RunFolder, workers: Workers) -> ComparisonJob:
     job = open_comparison(run.comparison_config(), run.path, block_shape=plan.block_shape, device=workers.device)
     now = make_comparison_plan(job, task_counts(job))
     for name, then in plan.identities.items():
-        changed = [key for key in then if now.identities.get(name, {}).get(key) != then[key]]
+        found = now.identities.get(name, {})
+        changed = [key for key in {**found, **then} if found.get(key) != then.get(key)]
         if changed or now.voxel_size_um != plan.voxel_size_um:
             raise RunError(
                 f"The {name} of the run {run.path} changed since it began ({', '.join(changed) or 'voxel size'});"

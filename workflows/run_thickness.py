@@ -40,7 +40,7 @@ def reopen(run: RunFolder, workers: Workers) -> ThicknessJob:
         ("regions", regions, plan.regions_identity),
     ):
         if now != then:
-            changed = [key for key in then or {} if (now or {}).get(key) != (then or {})[key]]
+            changed = [key for key in {**(now or {}), **(then or {})} if (now or {}).get(key) != (then or {}).get(key)]
             raise RunError(
                 f"The {name} of the run {run.path} changed since it began ({', '.join(changed)});"
                 " start a new run with another --run folder."

@@ -124,11 +124,15 @@ class EntryChange:
 
 @dataclass(frozen=True)
 class Changes:
-    """From one release to another. since : the older one, None for a first release. kept : entries left alone."""
+    """From one release to another. since : the older one, None for a first release. kept : entries left alone.
+
+    damaged : releases between the two that could not be read and were passed over.
+    """
 
     since: str | None
     kept: int
     entries: tuple[EntryChange, ...]
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

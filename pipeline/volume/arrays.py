@@ -18,6 +18,11 @@ class StoredArray(Protocol):
     named by its index in the grid of objects, `Volume.objects`.
     """
 
+    @property
+    def stored_axes(self) -> str:
+        """The axes as the metadata name them, which say what the voxels are: see `pipeline.volume.axes.stored_axes`."""
+        ...
+
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The voxels of a box (z, y, x); objects that are not stored are the fill value.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -64,6 +64,8 @@ class FileArray:
 
     location: str
     metadata_sha256: str
+    stored_axes: ClassVar[str] = "zyx"
+    """Whatever the file's layout, which is in metadata_sha256."""
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The voxels of a box (z, y, x). Raises StorageError where the file is cut off, damaged or another one."""

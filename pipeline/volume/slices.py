@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,7 @@ class SliceArray:
     shape: Index
     dtype: str
     metadata_sha256: str
+    stored_axes: ClassVar[str] = "zyx"
 
     @property
     def plane_bytes(self) -> int:

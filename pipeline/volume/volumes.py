@@ -89,13 +89,17 @@ class Volume:
         return BlockGrid(self.shape, self.shard_shape or self.chunk_shape)
 
     def identity(self) -> dict[str, Any]:
-        """What a result depends on beside the voxels; edited attributes do not change it. Ready for JSON."""
+        """What a result depends on beside the voxels; attributes do not change it, but for the order of the axes.
+
+        Ready for JSON.
+        """
         return {
             "location": self.location,
             "array_path": self.array_path,
             "shape": list(self.shape),
             "dtype": self.dtype,
             "chunk_shape": list(self.chunk_shape),
+            "axes": self.array.stored_axes,
             "metadata_sha256": self.metadata_sha256,
         }
 

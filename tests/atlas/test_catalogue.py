@@ -170,6 +170,23 @@ def test_a_damaged_result_is_said_and_hides_no_other(released: Released, tmp_pat
     assert len(table) == len(whole[whole["version"].notna()]) - _rows_of(whole, kept[0]) + 1
 
 
+def test_numbers_of_versions_that_are_no_longer_kept_stay(released: Released, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(released.root, root, symlinks=True)
+    record = released.release(released.first).record
+    for entry in record.entries:
+        if entry.run is not None:
+            shutil.rmtree(root / entry.run)
+    before = released.release(released.first).path
+    path = write_catalogue(root, released.first)
+    assert path.with_suffix(".csv").read_bytes() == (before / "catalogue.csv").read_bytes()
+    pandas.testing.assert_frame_equal(open_catalogue(path.parent), open_catalogue(before), check_categorical=False)
+    path.unlink()
+    lost = open_catalogue(write_catalogue(root, released.first).parent)
+    assert lost["value"].isna().all()
+    assert f"The version {released.first} is no longer kept." in set(lost["reason"])
+
+
 def _rows_of(table: Any, entry: EntryRecord) -> int:
     return int(((table["dataset"] == entry.dataset) & (table["workflow"] == entry.workflow)).sum())
 

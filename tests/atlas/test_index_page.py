@@ -25,7 +25,11 @@ from pipeline.report.atlas_content import EDGES_UM
 from tests.atlas.released import Released, call
 from tests.atlas.synthetic import FULL, release
 from tests.results import pages
+from workflows.atlas.catalogue import open_catalogue
+from workflows.atlas.release_folder import RESULT_FILES
 from workflows.atlas.release_page import write_release_page
+from workflows.atlas.root_lock import root_locked
+from workflows.lock import BUSY
 
 CHROMIUM = pages.BROWSER
 ALL = ("all", "all")
@@ -87,6 +91,9 @@ def test_changes_are_told_with_their_reasons() -> None:
     assert "S-20-29_spleen thickness" in text
     nothing = replace(release(1), changes=Changes("2026-05-01T020000Z", 1, ()))
     assert "1 kept as it was. Nothing changed." in IndexPage(render_release(nothing)).text
+    damaged = replace(release(1), changes=Changes("2026-05-01T020000Z", 1, (), ("2026-05-02T020000Z",)))
+    passed_over = "Passed over, because its record or catalogue is missing or damaged: 2026-05-02T020000Z."
+    assert passed_over in IndexPage(render_release(damaged)).text
     assert "There is no earlier release to compare with." in IndexPage(render_release(release(1))).text
 
 
@@ -203,6 +210,8 @@ def test_the_report_is_made_again_by_a_command(released: Released) -> None:
         (folder / name).unlink()
     done = call("atlas", "report", released.atlas.manifest)
     assert done.code == 0, done
+    told = [line[:11].strip() for line in done.out.splitlines()]
+    assert told == ["page", "catalogue", "as CSV", "changes"]
     for name in names:
         assert str(folder / name) in done.out
         assert (folder / name).read_bytes() == before[name], name
@@ -229,6 +238,46 @@ def test_a_damaged_version_is_a_trouble_and_hides_no_other(released: Released, t
     assert "histogram.csv is not the histogram of a run" in text
     assert "Thickness of empty" not in text
     assert "new statistics" in text
+
+
+@pytest.mark.parametrize("name", ["ball/thickness", "ball/statistics", "pair/compare"])
+def test_a_result_of_another_form_is_a_trouble_and_hides_no_other(
+    released: Released, tmp_path: Path, name: str
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(released.root, root, symlinks=True)
+    entry = released.entry(name)
+    (root / str(entry.run) / RESULT_FILES[entry.workflow]).write_text('{"voxel_size_um": [1, 1, 1], "labels": 3}')
+    text = IndexPage(write_release_page(root, released.second).read_text("utf-8")).text
+    assert text.count("holds no result of this version of voxcaliper") == 1
+    table = open_catalogue(root)
+    rows = table[(table["dataset"] == entry.dataset) & (table["workflow"] == entry.workflow)]
+    assert len(rows) == 1
+    assert "holds no result of this version of voxcaliper" in rows["reason"].iloc[0]
+    assert len(table) > 100
+
+
+def test_the_page_of_an_old_release_needs_no_version(released: Released, tmp_path: Path) -> None:
+    """Its numbers are in its catalogue; what is no longer there has no link."""
+    root = tmp_path / "root"
+    shutil.copytree(released.root, root, symlinks=True)
+    page = released.release(released.first).page
+    whole = page.read_text("utf-8")
+    shutil.rmtree(root / "entries")
+    found = write_release_page(root, released.first).read_text("utf-8")
+    assert set(local_links(IndexPage(found))) == {"catalogue.parquet", "catalogue.csv", "changes.csv"}
+    numbers = re.compile(r'<td class="n" data-name=.*?</td>|<td class="measures".*?</td>')
+    assert numbers.findall(found) == numbers.findall(whole)
+    assert f"new. The version {released.first} is no longer kept." in IndexPage(found).text
+    statuses = re.compile(r'data-outcome="(.*?)"')
+    assert statuses.findall(found) == statuses.findall(whole)
+
+
+def test_a_report_keeps_off_a_root_that_is_being_worked_on(released: Released) -> None:
+    with root_locked(released.root):
+        refused = call("atlas", "report", released.atlas.manifest)
+    assert refused.code == BUSY
+    assert f"{released.root} is being worked on by" in refused.failure()
 
 
 # In a browser.

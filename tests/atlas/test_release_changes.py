@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from pipeline.errors import RunError
 from pipeline.report import ValueChange
 from tests.atlas.released import Released
+from tests.atlas.releases import Atlas, change_voxel, labels
+from tests.workflows.conftest import Command
 from workflows.atlas.changes import CSV_COLUMNS, SHOWN_VALUES, changed_entries, write_changes
 from workflows.atlas.flattening import statistics_of
+from workflows.atlas.release_folder import open_release
 
 
 def rows_of(released: Released, identifier: str) -> list[dict[str, str]]:
@@ -120,13 +124,74 @@ def test_a_missing_or_damaged_catalogue_is_named(released: Released, tmp_path: P
     old = tmp_path / "releases" / released.first / "catalogue.parquet"
     old.write_bytes(old.read_bytes()[:100])
     with pytest.raises(RunError, match=r"catalogue\.parquet is damaged; remove it and run"):
-        write_changes(tmp_path, released.second)
+        write_changes(tmp_path, released.second, since=released.first)
+    assert write_changes(tmp_path, released.second).damaged == (released.first,)
     old.unlink()
     with pytest.raises(RunError, match=r"catalogue\.parquet is missing"):
         write_changes(tmp_path, released.second, since=released.first)
     assert write_changes(tmp_path, released.second).since is None
     header = (tmp_path / "releases" / released.second / "changes.csv").read_text("utf-8").splitlines()[0]
     assert header == ",".join(CSV_COLUMNS)
+
+
+def test_an_entry_made_in_a_release_between_says_why_and_what_changed(
+    here: Command, scheduler: str, tmp_path: Path
+) -> None:
+    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+    for seed, name in enumerate(("one", "two")):
+        atlas.add(name, labels(seed), workflows=["statistics"])
+    identifiers = []
+    for changed in ([], ["one"], ["two"]):
+        for name in changed:
+            change_voxel(atlas.volume(name))
+        assert atlas.run().code == 0
+        identifiers.append(atlas.release().identifier)
+    first, second, third = identifiers
+    assert atlas.entries()["one/statistics"].outcome == "kept"
+    changes = write_changes(atlas.root, third, since=first)
+    assert {(one.dataset, one.kind, one.why) for one in changes.entries} == {
+        ("one", "redone", "mask: content"), ("two", "redone", "mask: content"),
+    }  # fmt: skip
+    assert changes.kept == 0
+    assert all(one.changed and one.key for one in changes.entries)
+    assert write_changes(atlas.root, third).kept == write_changes(atlas.root, third, since=second).kept == 1
+
+    atlas.lose("one")
+    assert atlas.run().code == 1
+    last = atlas.release().identifier
+    found = write_changes(atlas.root, last, since=first).entries
+    failed, redone = (one for one in found if one.dataset == "one")
+    assert (failed.kind, failed.values) == ("failed", ())
+    assert "does not exist" in failed.why
+    assert redone == changes.entries[0]
+    assert [one.kind for one in write_changes(atlas.root, last, since=third).entries] == ["failed"]
+    (atlas.root / "releases" / second / "release.json").write_text("{")
+    redone = write_changes(atlas.root, last, since=first).entries[1]
+    assert (redone.why, redone.key) == ("the record of the release that made it cannot be read", ())
+    assert redone.values == changes.entries[0].values
+
+
+def test_a_damaged_older_release_is_passed_over(released: Released, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(released.root / "releases", root / "releases")
+    between, closed = f"{released.first}.between", f"{released.first}.closed"
+    assert released.first < between < closed < released.second
+    (root / "releases" / between).mkdir()
+    (root / "releases" / between / "release.json").write_text('{"identifier": ')
+    (root / "releases" / closed / "release.json").mkdir(parents=True)
+    changes = write_changes(root, released.second)
+    assert (changes.since, changes.damaged) == (released.first, (closed, between))
+    with pytest.raises(RunError, match=r"release\.json is not the record of a release"):
+        write_changes(root, released.second, since=between)
+
+
+def test_a_record_of_a_later_voxcaliper_is_read(released: Released, tmp_path: Path) -> None:
+    record = json.loads((released.release(released.second).path / "release.json").read_text("utf-8"))
+    record["entries"] = [{**entry, "more": 1} for entry in record["entries"]]
+    folder = tmp_path / "releases" / released.second
+    folder.mkdir(parents=True)
+    (folder / "release.json").write_text(json.dumps(record | {"more": 1}))
+    assert open_release(tmp_path, released.second).record == released.release(released.second).record
 
 
 values = st.none() | st.floats(-1e100, 1e100) | st.sampled_from([float("inf"), float("-inf")])

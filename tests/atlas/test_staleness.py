@@ -29,7 +29,7 @@ mask = "a.ome.zarr"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for seed, name in enumerate("abc"):
-        write_volume(tmp_path / f"{name}.ome.zarr", labels(seed), levels=2)
+        write_volume(tmp_path / f"{name}.ome.zarr", labels(seed, (32, 32, 32)), levels=2)
     return tmp_path
 
 
@@ -93,6 +93,10 @@ def rechunk(volume: Path) -> None:
     (volume / "0" / ".zarray").write_text(json.dumps({**document, "fill_value": 1}))
 
 
+def reverse_axes(content: dict[str, Any]) -> None:
+    content["multiscales"][0]["axes"].reverse()
+
+
 def remove_chunk(volume: Path) -> None:
     (volume / "0" / "1" / "1" / "1").unlink()
 
@@ -118,8 +122,9 @@ def another_level(volume: Path) -> None:
             ("voxel size",),
         ),
         (rechunk, ("mask: array metadata",)),
+        (attributes(reverse_axes), ("mask: array metadata",)),
     ],
-    ids=["voxel", "chunk", "level", "omero", "name", "scale", "metadata"],
+    ids=["voxel", "chunk", "level", "omero", "name", "scale", "metadata", "axes"],
 )
 def test_what_a_source_changes(folder: Path, change: Callable[[Path], None], expected: tuple[str, ...]) -> None:
     before = key(folder)

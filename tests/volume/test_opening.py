@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box, VoxelSize
 from pipeline.volume import volumes
 from pipeline.volume.opening import Volume, open_volume
+from tests.volume.layouts import write_n5_array
 from tests.volume.stores import grey, shared, write_ome_zarr
 
 
@@ -174,6 +175,26 @@ def test_identity_ignores_attributes(tmp_path: Path) -> None:
     json.dumps(before)
     write_ome_zarr(path, grey(), sharded=True)
     assert open_volume(path).identity() != before
+
+
+@pytest.mark.parametrize("kind", ["ome-zarr", "n5"])
+def test_identity_has_the_order_of_the_axes(tmp_path: Path, kind: str) -> None:
+    """A cube is as large in any order, and its voxels are others."""
+    path, voxels = tmp_path / kind, grey((8, 8, 8))
+    if kind == "n5":
+        document = {"dimensions": [8, 8, 8], "blockSize": [4, 4, 4], "dataType": "uint16", "axes": ["x", "y", "z"]}
+        write_n5_array(path, voxels, {**document, "compression": {"type": "raw"}})
+        attributes = path / "attributes.json"
+    else:
+        write_ome_zarr(path, voxels, version="0.4", scale=(3, 3, 3))
+        attributes = path / ".zattrs"
+    before = open_volume(str(path))
+    document = json.loads(attributes.read_text())
+    (document if kind == "n5" else document["multiscales"][0])["axes"].reverse()
+    attributes.write_text(json.dumps(document))
+    after = open_volume(str(path))
+    np.testing.assert_array_equal(after.read(after.box), before.read(before.box).T)
+    assert after.identity() != before.identity()
 
 
 def refused(location: Path | str, **options: Any) -> str:

@@ -212,6 +212,16 @@ def test_another_volume_under_the_same_name(
         assert results(stopped, RESULTS) == results(whole, RESULTS)
 
 
+def test_other_axes_under_the_same_name(stopped: Path, go_on: Callable[[Path], Finished]) -> None:
+    """Also of a plan that does not know in which order they were."""
+    plan = json.loads((stopped / "plan.json").read_text("utf-8"))
+    for axes in ({"axes": "xyz"}, {}):
+        known = {name: value for name, value in plan["identities"]["prediction"].items() if name != "axes"}
+        identities = plan["identities"] | {"prediction": known | axes}
+        (stopped / "plan.json").write_text(json.dumps({**plan, "identities": identities}))
+        assert f"The prediction of the run {stopped} changed since it began (axes)" in go_on(stopped).failure()
+
+
 def test_another_voxel_size_under_the_same_name(stopped: Path, go_on: Callable[[Path], Finished]) -> None:
     plan = json.loads((stopped / "plan.json").read_text("utf-8"))
     (stopped / "plan.json").write_text(json.dumps({**plan, "voxel_size_um": [5.0, 2.0, 2.0]}))

@@ -168,6 +168,16 @@ def test_another_mask_under_the_same_name(measure: Command, go_on: Command, copi
     assert go_on(run).code == 0
 
 
+def test_other_axes_under_the_same_name(measure: Command, go_on: Command, copied_mask: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert measure(copied_mask, run, "--map", "none", "--keep-scratch").code == 0
+    (run / "provenance.json").unlink()
+    metadata = json.loads((copied_mask / "zarr.json").read_text("utf-8"))
+    metadata["attributes"]["ome"]["multiscales"][0]["axes"].reverse()
+    (copied_mask / "zarr.json").write_text(json.dumps(metadata))
+    assert go_on(run).failure().startswith(f"The mask of the run {run} changed since it began (axes)")
+
+
 def test_another_voxel_size_under_the_same_name(
     measure: Command, go_on: Command, copied_mask: Path, tmp_path: Path
 ) -> None:

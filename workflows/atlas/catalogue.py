@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.errors import RunError, StorageError
 from pipeline.files import whole_file
 from workflows.atlas.flattening import ALL, Statistic, statistics_of
 from workflows.atlas.records import EntryRecord
-from workflows.atlas.release_folder import ReleaseFolder, as_text, open_release
+from workflows.atlas.release_folder import ReleaseFolder, as_text, open_release, understood
 
 _WORD = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
 COLUMNS: dict[str, tuple[Any, str]] = {
@@ -62,9 +63,47 @@ NOTHING_FOUND = "the run found no label"
 Row = dict[str, Any]
 
 
+class Written:
+    """A catalogue on disk, entry by entry. It is read once, when the first entry is asked for."""
+
+    def __init__(self, release: ReleaseFolder, columns: Sequence[str] = tuple(COLUMNS)) -> None:
+        self._path, self._columns = release.catalogue, list(columns)
+
+    def rows_of(self, entry: EntryRecord) -> list[Row]:
+        """The statistics of an entry, in order, with the columns asked for.
+
+        Raises RunError where the catalogue is missing or damaged.
+        """
+        table, places = self._read
+        found = places.get((entry.dataset, entry.workflow), [])
+        rows = table.slice(found[0], len(found)).to_pylist() if len(found) else []  # an entry is written in one go
+        return [{name: row[name] for name in self._columns} for row in rows if row["statistic"] is not None]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be read."""
+        try:
+            return bool(self._read)
+        except RunError:
+            return False
+
+    @cached_property
+    def _read(self) -> tuple[pyarrow.Table, dict[Any, Any]]:
+        columns = list(dict.fromkeys(["dataset", "workflow", "statistic", *self._columns]))
+        try:
+            table = pyarrow.parquet.read_table(self._path, columns=columns)
+        except FileNotFoundError as error:
+            raise RunError(f"{self._path} is missing; make it with `voxcaliper atlas report`.") from error
+        except (OSError, pyarrow.ArrowException) as error:
+            raise RunError(f"{self._path} is damaged; remove it and run `voxcaliper atlas report`.") from error
+        names = table.select(["dataset", "workflow"]).to_pandas()
+        return table, names.groupby(["dataset", "workflow"], observed=True).indices
+
+
 def write_catalogue(root: Path, identifier: str) -> Path:
     """Write the catalogue of a release as Parquet and CSV; returns the Parquet file. Each appears whole or not at all.
 
+    Of versions that are no longer kept, the catalogue before it has the only numbers, and they stay.
     Raises RunError where the release or a result of it cannot be read, StorageError where the disk refuses.
     """
     release = open_release(root, identifier)
@@ -89,22 +128,26 @@ def write_catalogue(root: Path, identifier: str) -> Path:
 
 
 def _rows(release: ReleaseFolder) -> Iterator[Row]:
+    before = Written(release)
     for entry in release.record.entries:
         row = _about(release, entry)
         if entry.run is None:
             yield row | {"reason": entry.message or "there is no result yet"}
             continue
+        if release.is_gone(entry) and release.catalogue.exists():
+            kept = [old for old in before.rows_of(entry) if old["version"] == entry.version]
+            yield from kept
+            if kept:
+                continue
         try:
-            row |= _origin(release, entry)
-            results = release.results_of(entry)
+            with understood(release.run_of(entry)):
+                row |= _origin(release, entry)
+                statistics = list(statistics_of(entry.workflow, release.results_of(entry)))
         except RunError as error:  # a damaged version is said, and hides no other
             yield row | {"reason": str(error)}
             continue
-        empty = True
-        for statistic in statistics_of(entry.workflow, results):
-            empty = False
-            yield row | _columns_of(statistic)
-        if empty:
+        yield from (row | _columns_of(statistic) for statistic in statistics)
+        if not statistics:
             yield row | {"reason": NOTHING_FOUND}
 
 

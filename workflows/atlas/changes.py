@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-
-from pipeline.errors import RunError, StorageError
+from pipeline.errors import StorageError
 from pipeline.files import whole_file
 from pipeline.report import Changes, EntryChange, KeyChange, ValueChange
+from workflows.atlas.catalogue import Written
 from workflows.atlas.flattening import ALL
 from workflows.atlas.records import EntryRecord
-from workflows.atlas.release_folder import ReleaseFolder, as_text, earlier_releases, open_release
+from workflows.atlas.release_folder import ReleaseFolder, as_text, find_release, identifiers, open_release
+from workflows.atlas.staleness import Key, reasons
 
 COMPARED = ["region", "label", "statistic", "unit", "value"]
 CSV_COLUMNS = (
@@ -33,6 +33,7 @@ HEADLINES = (
 SHOWN_VALUES = 4
 """Of an entry, on the page; changes.csv has all."""
 CHECKSUM, CHECKSUM_SHOWN = re.compile(r"\b[0-9a-f]{32,}\b"), 8
+SAME, UNKNOWN = "made again of the same sources", "the record of the release that made it cannot be read"
 LONGEST = 60
 """Characters of a value that is shown; longer ones are cut."""
 
@@ -48,43 +49,64 @@ def _rank(value: ValueChange) -> tuple[bool, bool, int, float]:
     return value.region != ALL, value.label != ALL, headline, -abs(value.relative or 0.0)
 
 
-def previous_release(release: ReleaseFolder) -> ReleaseFolder | None:
-    """The newest release before one that has a catalogue to compare with."""
-    return next((one for one in earlier_releases(release) if one.catalogue.exists()), None)
+def previous_release(release: ReleaseFolder) -> tuple[ReleaseFolder | None, tuple[str, ...]]:
+    """The newest release before one that has a catalogue to compare with, and those after it that are damaged."""
+    damaged = []
+    for identifier in reversed(identifiers(release.root)):
+        if identifier >= release.record.identifier:
+            continue
+        found = find_release(release.root, identifier)
+        if found is None or (found.catalogue.exists() and not Written(found).is_whole):
+            damaged.append(identifier)
+        elif found.catalogue.exists():
+            return found, tuple(damaged)
+    return None, tuple(damaged)
 
 
 def changed_entries(old: ReleaseFolder | None, new: ReleaseFolder) -> Iterator[EntryChange]:
     """Every entry that was not kept as it was, one at a time. old : None for a first release, whose entries are new.
 
-    Both have their catalogues. Raises RunError where one of them is missing or damaged.
+    One that failed or waits, and was made since the older release, is there twice. Both releases have their
+    catalogues. Raises RunError where one of them is missing or damaged.
     """
-    before = {(entry.dataset, entry.workflow): entry for entry in old.record.entries} if old else {}
+    before = {_name(entry): entry for entry in old.record.entries} if old else {}
+    then, now = Written(old or new, COMPARED), Written(new, COMPARED)
     for entry in new.record.entries:
-        found = _of_entry(old, new, before.pop((entry.dataset, entry.workflow), None), entry)
-        if found is not None:
-            yield found
+        other = before.pop(_name(entry), None)
+        why = "; ".join(entry.reasons)
+        if entry.outcome in ("failed", "waiting"):
+            wanted = _of_key(_version_key(old, other), entry.key) if old and other else ()
+            yield EntryChange(entry.dataset, entry.workflow, entry.outcome, entry.message or why, wanted)
+            if entry.version is None:
+                continue
+            why = ""
+        if other is None or other.version is None or old is None:
+            yield EntryChange(entry.dataset, entry.workflow, "added", why or "new")
+        elif other.version != entry.version:
+            keys = _version_key(old, other), _version_key(new, entry)
+            found = tuple(_of_values(_values(then, other), _values(now, entry)))
+            why = ("; ".join(reasons(*keys)) or why or SAME) if all(keys) else why or UNKNOWN
+            yield EntryChange(entry.dataset, entry.workflow, "redone", why, _of_key(*keys), found, len(found))
     for dataset, workflow in before:
         yield EntryChange(dataset, workflow, "removed", "no longer in the manifest")
 
 
-def _of_entry(
-    old: ReleaseFolder | None, new: ReleaseFolder, before: EntryRecord | None, now: EntryRecord
-) -> EntryChange | None:
-    why = "; ".join(now.reasons)
-    if now.outcome in ("failed", "waiting"):
-        return EntryChange(now.dataset, now.workflow, now.outcome, now.message or why, _of_key(before, now))
-    if before is None or before.version is None or old is None:
-        return EntryChange(now.dataset, now.workflow, "added", why or "new")
-    if before.version == now.version:
-        return None
-    values = tuple(_of_values(_values(old, now), _values(new, now)))
-    return EntryChange(now.dataset, now.workflow, "redone", why, _of_key(before, now), values, len(values))
+def _version_key(release: ReleaseFolder, entry: EntryRecord) -> Key:
+    """With which key the version of an entry was made; that of one that failed or waits is what it is to have."""
+    if entry.outcome in ("made", "kept"):
+        return entry.key
+    maker = find_release(release.root, entry.version) if entry.version else None
+    return next((one.key for one in maker.record.entries if _name(one) == _name(entry)), {}) if maker else {}
 
 
-def _of_key(before: EntryRecord | None, now: EntryRecord) -> tuple[KeyChange, ...]:
-    if before is None or not before.key or not now.key:
+def _name(entry: EntryRecord) -> tuple[str, str]:
+    return entry.dataset, entry.workflow
+
+
+def _of_key(before: Key, now: Key) -> tuple[KeyChange, ...]:
+    if not before or not now:
         return ()
-    old, new = _flat(before.key), _flat(now.key)
+    old, new = _flat(before), _flat(now)
     return tuple(
         KeyChange(name, _shown(old.get(name, "")), _shown(new.get(name, "")))
         for name in dict.fromkeys([*old, *new])
@@ -111,17 +133,11 @@ def _shown(value: Any) -> str:
 Values = dict[tuple[str, str, str, str], float | None]
 
 
-def _values(release: ReleaseFolder, entry: EntryRecord) -> Values:
-    """The statistics of an entry in the catalogue of a release, in its order."""
-    which = [("dataset", "==", entry.dataset), ("workflow", "==", entry.workflow)]
-    try:
-        table = pyarrow.parquet.read_table(release.catalogue, columns=COMPARED, filters=which)
-    except FileNotFoundError as error:
-        raise RunError(f"{release.catalogue} is missing; make it with `voxcaliper atlas report`.") from error
-    except (OSError, pyarrow.ArrowException) as error:
-        raise RunError(f"{release.catalogue} is damaged; remove it and run `voxcaliper atlas report`.") from error
-    *names, values = (table[name].to_pylist() for name in COMPARED)
-    return {key: value for *key_, value in zip(*names, values, strict=True) if (key := tuple(key_))[2] is not None}
+def _values(written: Written, entry: EntryRecord) -> Values:
+    """The statistics of an entry in a catalogue, in its order."""
+    return {
+        (row["region"], row["label"], row["statistic"], row["unit"]): row["value"] for row in written.rows_of(entry)
+    }
 
 
 def _of_values(old: Values, new: Values) -> Iterator[ValueChange]:
@@ -137,7 +153,7 @@ def write_changes(root: Path, identifier: str, since: str | None = None) -> Chan
     Raises RunError where one of them cannot be read, StorageError where the disk refuses.
     """
     new = open_release(root, identifier)
-    old = open_release(root, since) if since is not None else previous_release(new)
+    old, damaged = (open_release(root, since), ()) if since is not None else previous_release(new)
     found = []
     try:
         with whole_file(new.path / "changes.csv") as file, as_text(file) as text:
@@ -151,8 +167,8 @@ def write_changes(root: Path, identifier: str, since: str | None = None) -> Chan
             f"{new.path / 'changes.csv'} could not be written: {error.strerror or error}; make room or mend the"
             " permissions there, then run `voxcaliper atlas report`."
         ) from error
-    kept = sum(entry.outcome == "kept" for entry in new.record.entries)
-    return Changes(old.record.identifier if old else None, kept, tuple(found))
+    kept = len({_name(entry) for entry in new.record.entries} - {(one.dataset, one.workflow) for one in found})
+    return Changes(old.record.identifier if old else None, kept, tuple(found), damaged)
 
 
 def _table_rows(entry: EntryChange) -> Iterator[tuple[Any, ...]]:

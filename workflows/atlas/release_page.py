@@ -6,7 +6,7 @@ import base64
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,11 @@ from pipeline.report import (
     write_release,
 )
 from pipeline.volume.opening import Volume, open_volume
-from workflows.atlas.catalogue import status_reason, write_catalogue
+from workflows.atlas.catalogue import Written, status_reason, write_catalogue
 from workflows.atlas.changes import write_changes
+from workflows.atlas.flattening import ALL, AVERAGE
 from workflows.atlas.records import EntryRecord
-from workflows.atlas.release_folder import PAGE, ReleaseFolder, identifiers, open_release, read_json
+from workflows.atlas.release_folder import PAGE, ReleaseFolder, identifiers, open_release, read_json, understood
 from workflows.thickness_results import SPARSE
 
 TABLES = ("catalogue.parquet", "catalogue.csv", "changes.csv")
@@ -68,7 +69,8 @@ def write_release_page(root: Path, identifier: str, since: str | None = None) ->
 def page_content(release: ReleaseFolder, changes: Changes) -> AtlasContent:
     """What the page shows."""
     record = release.record
-    entries = [entry_content(release, entry) for entry in record.entries]
+    written = Written(release)
+    entries = [entry_content(release, entry, written) for entry in record.entries]
     made = [entry for entry in record.entries if entry.outcome == "made"]
     return AtlasContent(
         title=record.name,
@@ -94,7 +96,7 @@ def _versions(release: ReleaseFolder) -> dict[str, str]:
     """With what the results were made, all versions of it; damaged ones are said elsewhere."""
     found: dict[str, set[str]] = {}
     for entry in (entry for entry in release.record.entries if entry.run is not None):
-        with contextlib.suppress(RunError):
+        with contextlib.suppress(RunError), understood(release.run_of(entry)):
             provenance = release.provenance_of(entry)
             for name, number in {"algorithm": provenance["algorithm_version"], **provenance["versions"]}.items():
                 found.setdefault(name, set()).add(str(number))
@@ -102,8 +104,11 @@ def _versions(release: ReleaseFolder) -> dict[str, str]:
     return {"Versions": shown} if shown else {}
 
 
-def entry_content(release: ReleaseFolder, entry: EntryRecord) -> AtlasEntry:
-    """One row of the page; a version that cannot be read is a failed entry that says so."""
+def entry_content(release: ReleaseFolder, entry: EntryRecord, written: Written) -> AtlasEntry:
+    """One row of the page; a version that cannot be read is a failed entry that says so.
+
+    Of a version that is no longer kept, the numbers are those of the release's catalogue.
+    """
     about = {name: str(value) for name, value in entry.about.items() if value is not None}
     row = AtlasEntry(
         dataset=entry.dataset,
@@ -118,32 +123,65 @@ def entry_content(release: ReleaseFolder, entry: EntryRecord) -> AtlasEntry:
     if run is None:
         return row
     try:
-        found = _found(release, entry, run)
-    except (RunError, StorageError, InputError) as error:
+        with understood(run):
+            if release.is_gone(entry):
+                told = f"The version {entry.version} is no longer kept."
+                row = replace(row, reason=f"{row.reason.removesuffix('.')}. {told}" if row.reason else told)
+                return replace(row, **_shown(entry.workflow, _remembered(entry.workflow, written.rows_of(entry))))
+            return replace(row, **_found(release, entry, run))
+    except (RunError, StorageError, InputError, OSError) as error:
         return replace(row, outcome="failed", reason=f"Its published result cannot be read: {error}")
-    return replace(row, **found)
 
 
 def _found(release: ReleaseFolder, entry: EntryRecord, run: Path) -> dict[str, Any]:
     """What a version holds, as fields of a row."""
     results = release.results_of(entry)
-    found: dict[str, Any] = {"voxel_um": tuple(results["voxel_size_um"])}
+    found = _shown(entry.workflow, results)
     report = run / "report.html"
     if report.exists():
         found["report"] = quote(os.path.relpath(report, release.path))
     if entry.workflow != "thickness":
-        shown = _thumbnail(run, entry, None) or _picture(report, entry)
-        return found | {"measures": _measures(entry.workflow, results), "thumbnail": shown}
+        return found | {"thumbnail": _thumbnail(run, entry, None) or _picture(report, entry)}
     voxel_um3 = results["volume_um3"] / max(1, results["foreground_voxels"])
-    return found | {
-        "thickness": results["thickness_um"],
+    distribution = _distribution(run / "histogram.csv", voxel_um3)
+    return found | {"distribution": distribution, "thumbnail": _thumbnail(run, entry, results)}
+
+
+def _shown(workflow: str, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a result, as fields of a row; none of them where there is no result."""
+    if not results:
+        return {}
+    voxel_um = tuple(results["voxel_size_um"])
+    if workflow != "thickness":
+        return {"voxel_um": voxel_um, "measures": _measures(workflow, results)}
+    mean, quantiles = results["thickness_um"]["mean"], results["thickness_um"]["quantiles"]
+    return {
+        "voxel_um": voxel_um,
+        "thickness": {"mean": mean, "quantiles": {name: quantiles[name] for name in QUANTILES}},
         "foreground_share": results["foreground_voxels"] / results["volume_voxels"],
         "volume_um3": results["volume_um3"],
-        "distribution": _distribution(run / "histogram.csv", voxel_um3),
-        "thumbnail": _thumbnail(run, entry, results),
     }
 
 
+def _remembered(workflow: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As much of a result file as the page shows, out of the rows of a catalogue; {} where it has none."""
+    if not rows:
+        return {}
+    of: dict[str, dict[str, float | None]] = {}
+    for row in rows:
+        if row["region"] == ALL:
+            of.setdefault(row["label"], {})[row["statistic"]] = row["value"]
+    whole, voxel_um = of.pop(ALL, {}), [rows[0][f"voxel_{axis}_um"] for axis in "zyx"]
+    of.pop(AVERAGE, None)
+    if workflow != "thickness":
+        return {"voxel_size_um": voxel_um, "labels": of, "overall": {"foreground": whole}}
+    quantiles = {name: whole[f"thickness_um.quantiles.{name}"] for name in QUANTILES}
+    thickness = {"mean": whole["thickness_um.mean"], "quantiles": quantiles}
+    return whole | {"voxel_size_um": voxel_um, "thickness_um": thickness}
+
+
+QUANTILES = ("0.05", "0.25", "0.5", "0.75", "0.95")
+"""Of thickness, which the page shows."""
 SHOWN_ABOUT = ("organ_context", "type", "voi")
 """Of what describes a data set, beside its donor and organ."""
 
@@ -152,7 +190,7 @@ def _measures(workflow: str, results: Mapping[str, Any]) -> list[tuple[str, str]
     labels = ("labels", f"{len(results['labels']):,}")
     if workflow == "statistics":
         voxels = sum(label["voxels"] for label in results["labels"].values())
-        return [labels, ("voxels", f"{voxels:,}")]
+        return [labels, ("voxels", f"{int(voxels):,}")]
     foreground = results["overall"]["foreground"]
     shown = [(name, foreground[key]) for name, key in (("Dice", "dice"), ("IoU", "iou"))]
     return [*((name, "undefined" if value is None else f"{value:.4f}") for name, value in shown), labels]

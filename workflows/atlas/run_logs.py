@@ -94,9 +94,10 @@ class RunLogs:
         logs, last = self.logs(), self.last()
         if not logs or last is None:
             return logs[-1] if logs else None
-        # The last one may have had no room for a log.
-        later = logs[-1].name > f"{last.began:{LOG_TIME}}" and logs[-1].name != Path(last.log or "").name
-        return logs[-1] if later else None
+        newest, began = logs[-1].name.rpartition("-")[0], f"{last.began:{LOG_TIME}}"
+        if last.log is None:  # it had no room for one
+            return logs[-1] if newest > began else None
+        return logs[-1] if newest >= began and logs[-1].name != Path(last.log).name else None
 
     def write_last(self, last: LastRun) -> None:
         """Say how a run ended. Raises StorageError."""
