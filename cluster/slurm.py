@@ -22,6 +22,7 @@ from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 
+from cluster.environment import shell_lines
 from cluster.local import MEMORY_SETTINGS
 from cluster.profile import SlurmProfile
 
@@ -118,8 +119,7 @@ def environment_lines(profile: SlurmProfile) -> list[str]:
         for key, value in MEMORY_SETTINGS.items()
     ]
     scratch = [f'export TMPDIR="{profile.scratch}"', 'mkdir -p "$TMPDIR"'] if profile.scratch else []
-    cache = [f'export {name}="{value}"' for name, value in profile.cache_environment.items()]
-    return [*profile.setup, *settings, *scratch, *cache]
+    return [*profile.setup, *settings, *scratch, *shell_lines(profile)]
 
 
 async def command_output(command: list[str], **options: Any) -> str:

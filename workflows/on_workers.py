@@ -39,7 +39,8 @@ def carry_out(
     begin : makes or opens the run for workers, as soon as it is known what they offer. again : opens it once more.
     Where workers die for want of memory, the run goes on with half as many tasks at a time while that is possible.
     """
-    settle_environment(profile)
+    for sentence in settle_environment(profile):
+        say(f"voxcaliper: warning: {sentence}")
     aloud = partial(say, quiet=quiet)
     offer = foretold(profile, device)
     started = begin(offer) if offer else None

@@ -1,7 +1,8 @@
 """What was read from remote stores, on a local disk and up to a stated size; what was used longest ago goes first.
 
-An entry is a body with the mark (ETag, or time of the last change) that the server gave with it. It is used only after
-the server has said, now, that the object still has this mark, so that nothing that changed is ever served.
+An entry is a body with the mark (ETag) that the server gave with it. It is used only after the server has said, now,
+that the object still has this mark, so that nothing that changed is ever served. Times of the last change are no marks:
+one object may be replaced by an older one. What a server sends without an ETag is not kept.
 
 VOXCALIPER_CACHE : folder, for one user alone; several processes share it. By default one in the temporary folder.
 VOXCALIPER_CACHE_SIZE : "20 GiB", or 0 for no cache. By default 4 GiB.
@@ -16,10 +17,8 @@ import re
 import sqlite3
 import stat
 import tempfile
-import time
 import zlib
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,18 +31,15 @@ FOLDER, SIZE = "VOXCALIPER_CACHE", "VOXCALIPER_CACHE_SIZE"
 DEFAULT_BYTES = 4 << 30
 LARGEST_SHARE = 16
 """A body of more than this part of the cache is not kept: it would push out all others."""
-SETTLED_SECONDS = 60.0
-"""Times tell whole seconds, and clocks differ: an object that changed so lately is not kept by its time alone."""
 AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT]?)(i?)B?")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A body and its mark: an ETag, or else the time of its last change."""
+    """A body and its mark."""
 
     body: bytes
-    etag: str | None
-    modified: datetime | None
+    etag: str
 
 
 class Cache:
@@ -78,18 +74,15 @@ class Cache:
         try:
             mark = json.loads(head)
             whole = mark["crc"] == zlib.crc32(body)
-            modified = datetime.fromisoformat(mark["modified"]) if mark["modified"] else None
+            return Entry(body, mark["etag"]) if whole and mark["etag"] else None
         except (ValueError, KeyError, TypeError):
             return None
-        return Entry(body, mark["etag"], modified) if whole else None
 
     def put(self, name: str, entry: Entry) -> None:
-        """Keep a body, where it has a mark by which a change would show."""
-        by_time = entry.modified is not None and 0 < entry.modified.timestamp() < time.time() - SETTLED_SECONDS
-        if not (entry.etag or by_time) or len(entry.body) > self.size // LARGEST_SHARE:
+        """Keep a body, unless it is too large."""
+        if len(entry.body) > self.size // LARGEST_SHARE:
             return
-        modified = entry.modified.isoformat() if entry.modified else None
-        mark = {"etag": entry.etag, "modified": modified, "crc": zlib.crc32(entry.body)}
+        mark = {"etag": entry.etag, "crc": zlib.crc32(entry.body)}
         try:
             self._kept.set(name, json.dumps(mark).encode() + b"\n" + entry.body)
         except (OSError, sqlite3.Error, diskcache.Timeout):

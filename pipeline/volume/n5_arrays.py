@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -91,8 +92,10 @@ class N5Array:
                 buffer = await store.get(self._key(index), prototype)
             return "/".join(map(str, index)), None if buffer is None else buffer.to_bytes()
 
-        found = await asyncio.gather(*map(one, indices))
-        return {key: body for key, body in found if body is not None}
+        found = {key: body for key, body in await asyncio.gather(*map(one, indices)) if body is not None}
+        if len(found) < len(indices):
+            await open_store(self.location).expect("/".join(filter(None, (self.array_path, DOCUMENT))))
+        return found
 
 
 def _decoded(metadata: str, chunks: dict[str, bytes], selection: tuple[slice | int, ...]) -> npt.NDArray[Any]:
@@ -102,11 +105,35 @@ def _decoded(metadata: str, chunks: dict[str, bytes], selection: tuple[slice | i
     context = tensorstore.Context({"data_copy_concurrency": {"limit": 1}})  # workers have a core each
     memory = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
     memory.write(DOCUMENT, metadata.encode()).result()
+    document = json.loads(metadata)
     for key in list(chunks):
+        _check_header(document, key, chunks[key])
         memory.write(key, chunks.pop(key)).result()
     spec = {"driver": "n5", "kvstore": {"driver": "memory"}}
-    array = tensorstore.open(spec, context=context, open=True, read=True).result()
-    return np.asarray(array[selection].read().result())
+    try:
+        array = tensorstore.open(spec, context=context, open=True, read=True).result()
+        return np.asarray(array[selection].read().result())
+    except ValueError as error:
+        raise ValueError(str(error).partition(" [tensorstore_spec=")[0].partition(": ")[2]) from error
+
+
+def _check_header(document: dict[str, Any], key: str, chunk: bytes) -> None:
+    """Raise ValueError where a chunk does not hold all voxels of its place; those it lacks would be read as zeros.
+
+    The header: mode, number of axes (2 bytes each), and the sides (4 bytes each), the first byte the highest.
+    """
+    index, sides = list(map(int, key.split("/"))), document["blockSize"]
+    if len(chunk) < 4 + 4 * len(sides):
+        raise ValueError(f"it was cut off after {len(chunk):,} bytes, within its header")
+    mode, count, *stated = struct.unpack_from(f">HH{len(sides)}I", chunk)
+    if mode:
+        raise ValueError(
+            f"it is of {'variable length' if mode == 1 else f'the unknown mode {mode}'}, which is not read"
+        )
+    needed = [min(side, n - i * side) for i, side, n in zip(index, sides, document["dimensions"], strict=True)]
+    if count != len(sides) or any(not a <= b <= c for a, b, c in zip(needed, stated, sides, strict=True)):
+        shown = " × ".join(map(str, stated))
+        raise ValueError(f"its header says {shown} voxels, but its place takes {' × '.join(map(str, needed))}")
 
 
 def is_n5(store: Store) -> bool:
@@ -194,6 +221,8 @@ def _describe(
 ) -> Volume:
     """A volume of N5. documents : the attributes of the array, then those around it."""
     where, own = f"{location}/{array_path}" if array_path else location, documents[0]
+    if isinstance(kind := own.get("compressionType"), str):  # N5 before version 2
+        own = {"compression": {"type": kind}, **own}
     missing = [name for name in ESSENTIAL if name not in own]
     if missing:
         raise InputError(f"{where}/{DOCUMENT} lacks {', '.join(missing)}, without which N5 cannot be read.")
@@ -263,5 +292,6 @@ def _resolution(documents: list[dict[str, Any]], ndim: int) -> tuple[Sequence[An
         if isinstance(stated, dict):
             stated, unit = stated.get("dimensions"), stated.get("unit", unit)
         if isinstance(stated, list):
-            return stated, document.get("units", None if unit is None else [unit] * ndim)
+            units = document.get("units", unit)
+            return stated, [units] * ndim if isinstance(units, str) else units
     return None, None

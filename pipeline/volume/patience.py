@@ -6,6 +6,7 @@ missing file, no permission, a corrupt chunk) is not tried again.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable, Coroutine
 from time import sleep
@@ -28,13 +29,19 @@ CLIENTS = ("aiohttp", "azure", "urllib3")
 
 
 def within_time(reading: Coroutine[Any, Any, T]) -> T:
-    """The result of one of Zarr's coroutines. Raises TimeoutError after READ_SECONDS."""
-    try:
-        return sync(reading, timeout=READ_SECONDS)
-    except TimeoutError as error:
-        if "failed to finish" not in str(error):
-            raise
-        raise TimeoutError(errno.ETIMEDOUT, f"the store did not answer within {READ_SECONDS:g} s") from error
+    """The result of one of Zarr's coroutines. Ends it after READ_SECONDS and raises TimeoutError."""
+
+    async def limited() -> T:
+        limit = asyncio.timeout(READ_SECONDS)
+        try:
+            async with limit:
+                return await reading
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TimeoutError(errno.ETIMEDOUT, f"the store did not answer within {READ_SECONDS:g} s") from error
+
+    return sync(limited())
 
 
 def patiently(read: Callable[[], T]) -> T:

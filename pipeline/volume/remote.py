@@ -3,8 +3,11 @@
 Credentials are those of the environment where it has some, otherwise requests are anonymous:
 S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), web identities and container roles; AWS_PROFILE
 and the files in ~/.aws where boto3 is installed. AWS_REGION and AWS_ENDPOINT_URL count, also with http://.
-GCS: GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT and the login of gcloud in ~/.config/gcloud.
-No credential is kept, printed or written by this program; an address that holds one is refused.
+GCS: GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_SERVICE_ACCOUNT and the login of gcloud in ~/.config/gcloud; where
+CLOUDSDK_CONFIG names another folder, the first one must name the file application_default_credentials.json in it.
+The roles of virtual machines (EC2, Compute Engine) are not asked for: elsewhere, that would cost seconds at each start.
+No credential is kept, printed or written by this program; an address that holds one is refused
+(pipeline.volume.stores.absolute_location).
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
 
 import obstore
 from obstore import exceptions
@@ -29,15 +35,18 @@ from zarr.storage import ObjectStore
 from pipeline.errors import InputError
 from pipeline.volume import patience
 from pipeline.volume.cache import Entry, cache
+from pipeline.volume.web_index import page_at
 
 T = TypeVar("T")
 
 QUICK_PAUSES_SECONDS = (0.1, 0.4)
 """Before a single request is tried again; what still fails is tried again with all its piece (patience)."""
 CONNECT_SECONDS = 10.0
-LARGEST_WHOLE = 256 << 20
-"""Of an object that is read whole because the server sends no parts."""
+LARGEST_WHOLE = 1 << 20
+"""Of an object that is read whole, for each part again, because the server sends no parts."""
 DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
+NO_BUCKET = "<Code>NoSuchBucket</Code>"
+"""As S3 and GCS say it; without it, the objects of a bucket that is gone would merely be missing."""
 STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z-]*)*)")
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL")
 """Variables that name another server than Amazon's and Google's."""
@@ -65,6 +74,7 @@ class RemoteStore(ObjectStore[Any]):
 
     def __init__(self, location: str) -> None:
         super().__init__(_client(location), read_only=True)
+        self._location = location
         self._origin = " ".join((*map(_environment, ENDPOINTS), location))
         self.lists = not isinstance(self.store, HTTPStore)
 
@@ -91,6 +101,11 @@ class RemoteStore(ObjectStore[Any]):
         """What the server says of an object without sending it, None where it is not there."""
         return await self._again(lambda: _found(obstore.head_async(self.store, key)))
 
+    async def index_page(self, folder: str) -> tuple[str, bytes] | None:
+        """What a web server shows of a folder, and the address of that page; None where there is no such page."""
+        url = "/".join((self._location, quote(folder))) if folder else self._location
+        return await self._again(lambda: _index_page(f"{url}/"))
+
     async def getsize(self, key: str) -> int:
         """Bytes of an object; FileNotFoundError where it is not there."""
         meta = await self.head(key)
@@ -106,30 +121,31 @@ class RemoteStore(ObjectStore[Any]):
         options: obstore.GetOptions = {} if byte_range is None else {"range": _range(byte_range)}
         kept, name = cache(), f"{self._origin}/{key} {byte_range}"
         entry = await asyncio.to_thread(kept.get, name) if kept else None
-        if entry is not None and entry.etag:
+        if entry is not None:
             options["if_none_match"] = entry.etag
-        elif entry is not None and entry.modified:
-            options["if_modified_since"] = entry.modified
         try:
             answer = await _found(obstore.get_async(self.store, key, options=options))
         except exceptions.NotModifiedError:
             assert entry is not None
             return entry.body
         except exceptions.NotSupportedError:  # a server that knows no ranges sends the whole object
-            answer = await _found(obstore.get_async(self.store, key))
-            if answer is not None and (size := answer.meta["size"]) > LARGEST_WHOLE:
-                text = f"the server sends no parts of objects, and this one has {size:,} bytes"
+            meta = await _found(obstore.head_async(self.store, key))
+            if meta is not None and (size := meta["size"]) > LARGEST_WHOLE:
+                text = (
+                    f"this server sends no parts of objects, and this one has {size:,} bytes; copy the volume to this"
+                    " machine, or use a server that knows ranges"
+                )
                 raise OSError(errno.EPROTO, text) from None
-            return None if answer is None else _part(bytes(await answer.bytes_async()), byte_range)
+            whole = None if meta is None else await self._body(key, None)
+            return None if whole is None else _part(whole, byte_range)
         if answer is None:
             return None
         body = bytes(await answer.bytes_async())
         start, stop = answer.range
         if len(body) != stop - start:
             raise ConnectionError(errno.ECONNRESET, f"the server sent {len(body)} of {stop - start} bytes")
-        if kept:
-            mark = Entry(body, answer.meta["e_tag"], answer.meta["last_modified"])
-            await asyncio.to_thread(kept.put, name, mark)
+        if kept and (etag := answer.meta["e_tag"]):
+            await asyncio.to_thread(kept.put, name, Entry(body, etag))
         return body
 
     async def _again(self, request: Callable[[], Awaitable[T]]) -> T:
@@ -150,26 +166,48 @@ class RemoteStore(ObjectStore[Any]):
         text = str(error)
         found = STATUS.search(text)
         status = int(found[1][:3]) if found else 0
+        if NO_BUCKET in text:
+            return OSError(errno.EPROTO, "the bucket does not exist")
         denied = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
-        if denied or status in (401, 403):
-            hint = "; buckets say this of a missing object, too, to those who may not list them" if self.lists else ""
-            return PermissionError(
-                errno.EACCES,
-                f"permission denied (give credentials in the environment, or ask its owner for access{hint})",
-            )
-        if found:
-            passing = status >= 500 or status in (408, 425, 429)
-            return OSError(errno.EAGAIN if passing else errno.EPROTO, f"the server answered {found[1]}")
+        if denied or found:
+            return _answered(403 if denied else status, found[1] if found else "", bucket=self.lists)
         first = text.splitlines()[0].rpartition(" - ")[2].removeprefix("Generic HTTP error: ").strip(" .:")
+        if "Content-Length Header missing" in text:
+            return OSError(errno.EPROTO, "the server does not say how long this object is (no Content-Length)")
         if "redirect without LOCATION" in text:
             return OSError(errno.EPROTO, "the bucket lies in another region; name it in AWS_REGION")
         return ConnectionError(errno.ECONNRESET, f"the connection failed ({first})")
 
 
+def _answered(status: int, words: str, *, bucket: bool = False) -> OSError:
+    """An answer that is none, as an error. words : the status and its name."""
+    if status in (401, 403):
+        hint = "; buckets say this of a missing object, too, to those who may not list them" if bucket else ""
+        return PermissionError(
+            errno.EACCES, f"permission denied (give credentials in the environment, or ask its owner for access{hint})"
+        )
+    passing = status >= 500 or status in (408, 425, 429)
+    return OSError(errno.EAGAIN if passing else errno.EPROTO, f"the server answered {words}")
+
+
+async def _index_page(url: str) -> tuple[str, bytes] | None:
+    try:
+        return await asyncio.to_thread(page_at, url, patience.READ_SECONDS)
+    except HTTPError as error:
+        error.close()
+        if error.code == HTTPStatus.NOT_FOUND:
+            return None
+        raise _answered(error.code, f"{error.code} {error.reason}") from error
+    except (URLError, HTTPException) as error:
+        raise ConnectionError(errno.ECONNRESET, f"the connection failed ({patience.reason(error)})") from error
+
+
 async def _found(asked: Awaitable[T]) -> T | None:
     try:
         return await asked
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if NO_BUCKET in str(error):
+            raise OSError(errno.EPROTO, "the bucket does not exist") from error
         return None
 
 
@@ -191,12 +229,6 @@ def _part(body: bytes, byte_range: ByteRequest | None) -> bytes:
 
 def _client(location: str) -> HTTPStore | S3Store | GCSStore:
     parts = urlsplit(location)
-    if "@" in parts.netloc or parts.query:
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        raise InputError(
-            f"{shown}: an address with a password or a signature would be written into results; leave it out and give"
-            " credentials in the environment."
-        )
     options: Any = {
         "client_options": {
             "allow_http": any(address.startswith("http://") for address in (location, *map(_environment, ENDPOINTS))),

@@ -11,9 +11,11 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any, TypeVar
 
 import zarr.abc.store
+from obstore.exceptions import BaseError
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
@@ -93,6 +95,30 @@ class Store(ABC):
             return above[0].stat(above[1])
         return self._read(key, lambda: self._stat(key))
 
+    def children(self, prefix: str = "", *, limit: int) -> list[tuple[str, ObjectStat]]:
+        """Names and marks of the files that lie in a folder itself, in any order; none where it is no folder.
+
+        Nor are there any where a web server does not show what its folders hold. Raises InputError where there are more
+        than `limit`, RefusedError where the store does not let us list.
+        """
+        return self._few(self._children(prefix.strip("/"), limit), prefix, limit)
+
+    def names(self, prefix: str = "", *, limit: int) -> list[str]:
+        """As `children`, without marks: a web server would have to be asked for that of each file."""
+        return self._few(self._names(prefix.strip("/"), limit), prefix, limit)
+
+    def _few(self, files: Iterator[T], folder: str, limit: int) -> list[T]:
+        found = list(islice(files, limit + 1))
+        if len(found) > limit:
+            raise InputError(
+                f"{self.address(folder)} holds more than {limit:,} files, which is more than can be looked through;"
+                " give a folder of its own to what is meant."
+            )
+        return found
+
+    def _names(self, prefix: str, limit: int) -> Iterator[str]:
+        return (name for name, _ in self._children(prefix, limit))
+
     def list(self, prefix: str = "") -> Iterator[tuple[str, ObjectStat]]:
         """Keys and marks of all objects below a folder (`prefix`, "" for all), page by page, in any order.
 
@@ -118,6 +144,14 @@ class Store(ABC):
         if not found:  # few, or with keys like 0.0.0
             yield from self.list(folder)
 
+    async def expect(self, key: str) -> None:
+        """Raise StorageError where an object is not there any more; for coroutines of a read."""
+        if await self._get(key, None) is None:
+            raise StorageError(
+                f"{self.address(key)} was there when the volume was opened and is gone, so what else is missing may not"
+                " be taken for the fill value; check whether the store was moved, deleted or unmounted."
+            )
+
     def address(self, key: str) -> str:
         """Where an object lies, for messages."""
         return f"{self.location}/{key}" if key else self.location
@@ -130,6 +164,9 @@ class Store(ABC):
 
     @abstractmethod
     def _list(self, prefix: str) -> Iterator[tuple[str, ObjectStat]]: ...
+
+    @abstractmethod
+    def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]: ...
 
     def _above(self) -> tuple[Store, str] | None:
         """The store of the folder around this location, and the key of the location there."""
@@ -162,3 +199,5 @@ def opened(kind: Callable[[str], Store], location: str) -> Store:
         raise InputError(f"{location} cannot be opened without a further package: {error}.") from error
     except ValueError as error:
         raise InputError(f"{location} is no address that can be read ({reason(error)}); check it.") from error
+    except BaseError as error:  # files of credentials that the environment names
+        raise InputError(f"{location} cannot be opened ({reason(error)}); check the environment.") from error

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
 import obstore
@@ -20,7 +21,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError, StorageError
-from pipeline.volume.patience import patiently, reason, within_time
+from pipeline.volume.patience import patiently, reason
 from pipeline.volume.remote import RemoteStore
 from pipeline.volume.stored_objects import AT_ONCE, PAGE, ObjectStat, RefusedError, Store, opened
 from pipeline.volume.web_index import children
@@ -51,19 +52,25 @@ class LocalFiles(Store):
         folders = [prefix]
         while folders:
             folder = folders.pop()
-            try:
-                entries = os.scandir(os.path.join(self.location, folder))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as error:
-                raise StorageError(f"{self.address(folder)} cannot be listed: {reason(error)}.") from error
-            with entries:
-                for entry in entries:
-                    key = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.is_dir():
-                        folders.append(key)
-                    elif entry.is_file():
-                        yield key, _file_stat(entry.stat())
+            for entry in self._entries(folder):
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    folders.append(key)
+                elif entry.is_file():
+                    yield key, _file_stat(entry.stat())
+
+    def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]:
+        files = (entry for entry in self._entries(prefix) if entry.is_file())
+        return ((entry.name, _file_stat(entry.stat())) for entry in files)
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(os.path.join(self.location, folder)) as entries:
+                yield from entries
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise StorageError(f"{self.address(folder)} cannot be listed: {reason(error)}.") from error
 
 
 def _file_stat(found: os.stat_result) -> ObjectStat:
@@ -98,9 +105,11 @@ class RemoteObjects(Store):
                 stream = obstore.list(self.zarr.store, prefix or None, offset=last, chunk_size=PAGE)
             try:
                 return cast("list[obstore.ObjectMeta] | None", await anext(stream, None))
-            except obstore.exceptions.BaseError as error:
+            except BaseException as error:  # also where it is ended after its time
                 stream = None  # begins again behind the last key
-                raise self.zarr.in_plain_words(error) from error
+                if isinstance(error, obstore.exceptions.BaseError):
+                    raise self.zarr.in_plain_words(error) from error
+                raise
 
         while page := self._read(prefix, next_page):
             for meta in page:
@@ -111,8 +120,7 @@ class RemoteObjects(Store):
         folders = [prefix]
         while folders:
             folder = folders.pop()
-            page = self.get(folder)
-            names = children(self.address(folder), page) if page is not None else None
+            names = self._links(folder)
             if names is None:
                 raise InputError(
                     f"{self.address(folder)}: this web server does not show what the folder holds; give the address of"
@@ -120,13 +128,49 @@ class RemoteObjects(Store):
                 )
             keys = [f"{folder}/{name}" if folder else name for name in names]
             folders += [key.rstrip("/") for key in keys if key.endswith("/")]
-            files = iter([key for key in keys if not key.endswith("/")])
-            while part := list(islice(files, AT_ONCE)):
-                stats = patiently(lambda: within_time(self._stats(part)))
-                yield from ((key, stat) for key, stat in zip(part, stats, strict=True) if stat is not None)
+            yield from self._stats([key for key in keys if not key.endswith("/")])
 
-    async def _stats(self, keys: list[str]) -> list[ObjectStat | None]:
-        return await asyncio.gather(*map(self._stat, keys))
+    def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]:
+        folder = f"{prefix}/" if prefix else ""
+        if self.can_list:
+
+            async def listed() -> list[obstore.ObjectMeta]:
+                try:
+                    found = await obstore.list_with_delimiter_async(self.zarr.store, prefix or None)
+                except obstore.exceptions.BaseError as error:
+                    raise self.zarr.in_plain_words(error) from error
+                return cast("list[obstore.ObjectMeta]", found["objects"])
+
+            stats: Any = ((meta["path"], _remote_stat(meta)) for meta in self._read(prefix, listed) or ())
+        else:
+            # One more than the limit tells that there are too many; the others need not be asked for.
+            stats = self._stats([folder + name for name in islice(self._names(prefix, limit), limit + 1)])
+        return ((key.removeprefix(folder), stat) for key, stat in stats)
+
+    def _names(self, prefix: str, limit: int) -> Iterator[str]:
+        if self.can_list:
+            return super()._names(prefix, limit)
+        return (name for name in self._links(prefix) or () if not name.endswith("/"))
+
+    def _links(self, folder: str) -> list[str] | None:
+        """Names in a folder, those of folders with a slash at their end; None where the server does not show them."""
+        page = self._read(folder, lambda: self.zarr.index_page(folder))
+        return None if page is None else children(*page)
+
+    def _above(self) -> tuple[Store, str] | None:
+        above = super()._above()
+        return (
+            (above[0], unquote(above[1])) if above and not self.can_list else above
+        )  # addresses are encoded, keys not
+
+    def _stats(self, keys: list[str]) -> Iterator[tuple[str, ObjectStat]]:
+        async def ask(part: list[str]) -> list[ObjectStat | None]:
+            return await asyncio.gather(*map(self._stat, part))
+
+        rest = iter(keys)
+        while part := list(islice(rest, AT_ONCE)):
+            stats = self._read(part[0], lambda: ask(part)) or ()
+            yield from ((key, stat) for key, stat in zip(part, stats, strict=True) if stat is not None)
 
 
 def _remote_stat(meta: obstore.ObjectMeta) -> ObjectStat:
@@ -144,17 +188,32 @@ class FsspecObjects(Store):
         super().__init__(location, FsspecStore.from_url(location, read_only=True))
         self._files, self._root = fsspec.core.url_to_fs(location)
 
+    def _now(self) -> fsspec.AbstractFileSystem:
+        self._files.invalidate_cache()  # what it listed earlier may have changed
+        return self._files
+
     async def _stat(self, key: str) -> ObjectStat | None:
-        found = await asyncio.to_thread(self._files.info, f"{self._root}/{key}" if key else self._root)
+        found = await asyncio.to_thread(self._now().info, f"{self._root}/{key}" if key else self._root)
         return _fsspec_stat(found)
 
     def _list(self, prefix: str) -> Iterator[tuple[str, ObjectStat]]:
         root = f"{self._root}/{prefix}" if prefix else self._root
-        for folder, _, files in self._files.walk(root, detail=True):
+        for folder, _, files in self._now().walk(root, detail=True):
             for name, found in files.items():
                 key = f"{folder}/{name}".removeprefix(self._root).lstrip("/")
                 if name and (stat := _fsspec_stat(found)) is not None:
                     yield key, stat
+
+    def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]:
+        root = f"{self._root}/{prefix}" if prefix else self._root
+
+        async def listed() -> list[dict[str, Any]]:
+            return cast("list[dict[str, Any]]", await asyncio.to_thread(self._now().ls, root, detail=True))
+
+        for found in self._read(prefix, listed) or ():
+            name = found["name"].rstrip("/").rpartition("/")[2]
+            if found["name"].strip("/") != root.strip("/") and (stat := _fsspec_stat(found)) is not None:
+                yield name, stat
 
 
 def _fsspec_stat(found: dict[str, Any]) -> ObjectStat | None:
@@ -177,6 +236,7 @@ KINDS: dict[str, type[LocalFiles | RemoteObjects]] = {
     **dict.fromkeys(("http", "https", "s3", "gs"), RemoteObjects),
 }
 """By the scheme of a location; all others go to fsspec."""
+IP_ADDRESS = re.compile(r"//\[[0-9a-fA-F:.]+\]")
 
 
 def open_store(location: str) -> Store:
@@ -190,17 +250,40 @@ def open_store(location: str) -> Store:
 
 
 def absolute_location(location: str) -> str:
-    """A local path made absolute (a worker may run in another folder), file:// URLs included; other URLs unchanged.
+    """The one way to write a location, which plans and results hold; given again, it stays as it is.
 
-    The Human Organ Atlas writes n5://gs://BUCKET/… and zarr://gs://…: the word in front says no more than the store
-    does, so it is left out. gcs:// is gs://, and s3a:// is s3://.
+    A local path is made absolute (a worker may run in another folder), file:// URLs included. The Human Organ Atlas
+    writes n5://gs://BUCKET/… and zarr://gs://…: the word in front says no more than the store does, so it is left out.
+    gcs:// is gs://, and s3a:// is s3://. Of http(s)://, all that a URL must encode is encoded.
+
+    Raises InputError for an address that holds a secret, which it does not repeat, and for one that is none.
     """
     for word in ("n5://", "zarr://", "zarr2://", "zarr3://"):
         location = location.removeprefix(word)
-    parts = urlsplit(location)
-    if parts.scheme == "file":
-        return os.path.abspath(unquote(parts.path))
+    if location.startswith("file:/"):
+        return os.path.abspath(unquote(urlsplit(location).path))
     if "://" not in location:
         return os.path.abspath(location)
     scheme, _, rest = location.partition("://")
-    return f"{ {'gcs': 'gs', 's3a': 's3'}.get(scheme, scheme) }://{rest.rstrip('/')}"
+    scheme = {"gcs": "gs", "s3a": "s3"}.get(scheme, scheme)
+    if "::" in IP_ADDRESS.sub("//", location):
+        raise InputError(
+            f"{location.partition(':')[0]}::… is an address within an address, which is not read; give that of the"
+            " volume itself."
+        )
+    try:
+        parts = urlsplit(location)
+        _ = parts.port
+    except ValueError as error:
+        raise InputError(
+            f"An address that begins with {scheme}:// cannot be understood; write {scheme}://HOST/PATH."
+        ) from error
+    user, _, host = parts.netloc.rpartition("@")
+    if "?" in rest or ":" in user or (user and scheme in KINDS):
+        raise InputError(
+            f"{scheme}://{host}{parts.path}: an address with a password or a signature would be written into results;"
+            " leave it out and give credentials in the environment."
+        )
+    if scheme in ("http", "https"):
+        rest = parts.netloc + quote(unquote(rest[len(parts.netloc) :]), safe="/!$&'()*+,;=:@~")
+    return f"{scheme}://{rest.rstrip('/')}"

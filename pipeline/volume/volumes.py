@@ -166,18 +166,20 @@ class Volume:
     def stored_objects(self) -> tuple[int, int] | None:
         """Number and bytes of the stored objects; None where there are too many to count them at every run."""
         expected = len(self.objects)
-        if expected > MOST_LISTED or (expected > MOST_ASKED and self._listed() is None):
+        listed = self._listed() if expected <= MOST_LISTED else None
+        if expected > MOST_LISTED or (expected > MOST_ASKED and listed is None):
             return None
         count = size = 0
-        for _, stat in self.stored():
+        for _, stat in self._asked() if listed is None else listed:
             count, size = count + 1, size + stat.size
         return count, size
 
     def stored(self) -> Iterator[tuple[str, ObjectStat]]:
         """Key and mark of every stored object: listed, or asked for one by one where the store does not list."""
         listed = self._listed()
-        if listed is not None:
-            return listed
+        return self._asked() if listed is None else listed
+
+    def _asked(self) -> Iterator[tuple[str, ObjectStat]]:
         return ((key, stat) for key, stat in self.object_stats(iter(self.objects)) if stat is not None)
 
     def _listed(self) -> Iterator[tuple[str, ObjectStat]] | None:

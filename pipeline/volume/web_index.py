@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from http.client import HTTPResponse
+from time import monotonic
+from typing import cast
 from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import Request, urlopen
+
+from pipeline.errors import InputError
+
+LARGEST_PAGE = 64 << 20
 
 
 class _Links(HTMLParser):
@@ -15,6 +23,25 @@ class _Links(HTMLParser):
         target = dict(attrs).get("href")
         if tag == "a" and target:
             self.targets.append(target)
+
+
+def page_at(url: str, seconds: float) -> tuple[str, bytes]:
+    """A page and where it lies, after redirects. Servers do not say the length of pages that they make up (chunked).
+
+    Raises what urllib and http.client raise, and TimeoutError where all of it takes longer than some seconds.
+    """
+    end, size, parts = monotonic() + seconds, 0, []
+    with cast(HTTPResponse, urlopen(Request(url), timeout=seconds)) as answer:  # noqa: S310  http(s) is all we are given
+        while part := answer.read1(2**16):
+            size += len(part)
+            parts.append(part)
+            if size > LARGEST_PAGE:
+                raise InputError(f"{url} shows more than {LARGEST_PAGE >> 20} MiB of names; give a smaller folder.")
+            if monotonic() > end:
+                raise TimeoutError(f"the page was not complete within {seconds:g} s")
+        if answer.length:
+            raise ConnectionError(f"the page was cut, {answer.length:,} bytes are missing")
+        return answer.url, b"".join(parts)
 
 
 def children(folder: str, page: bytes) -> list[str] | None:

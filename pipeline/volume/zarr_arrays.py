@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, cast
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,6 @@ import zarr.abc.store
 import zarr.errors
 from zarr.abc.store import ByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.storage import StorePath, WrapperStore
 
 from pipeline.errors import InputError, StorageError, VoxcaliperError
@@ -46,7 +46,11 @@ class ZarrArray:
     metadata_sha256: str
 
     def read(self, box: Box) -> npt.NDArray[Any]:
-        array = self._open()
+        array, store = self._open(), open_store(self.location)
+        opened = array.async_array
+        blosc = array.shards is None and any("Blosc" in type(codec).__name__ for codec in array.compressors)
+        checked = WholeChunks(opened.store_path.store, blosc=blosc)
+        reading = replace(opened, store_path=StorePath(checked, opened.store_path.path))
         parts = [box]
         if array.shards is not None and "://" in self.location:
             # Zarr asks for the chunks of a shard one after the other.
@@ -54,7 +58,9 @@ class ZarrArray:
 
         async def read_all() -> list[npt.NDArray[Any]]:
             selections = [stored_selection(self.stored_axes, part) for part in parts]
-            found = await asyncio.gather(*(array.async_array.getitem(selection) for selection in selections))
+            found = await asyncio.gather(*(reading.getitem(selection) for selection in selections))
+            if checked.found_nothing:
+                await store.expect("/".join(filter(None, (self.array_path, _document_name(array)))))
             return [as_zyx(self.stored_axes, np.asarray(voxels)) for voxels in found]
 
         found = within_time(read_all())
@@ -107,18 +113,19 @@ def _rows(box: Box, chunk: Index) -> list[Box]:
 
 
 class WholeChunks(WrapperStore[zarr.abc.store.Store]):
-    """A store that takes no chunk for whole that was cut.
+    """A store that takes no chunk for whole that was cut, and remembers whether one was not there (`found_nothing`).
 
     A decoder of Blosc reads on behind the end of its input, so that it finds what the memory there happens to hold.
     """
 
     def __init__(self, store: zarr.abc.store.Store, *, blosc: bool = False) -> None:
         super().__init__(store)
-        self._blosc = blosc
+        self._blosc, self.found_nothing = blosc, False
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         buffer = await super().get(key, prototype, byte_range)
         if buffer is None:
+            self.found_nothing = True
             return None
         whole = len(buffer)
         if isinstance(byte_range, RangeByteRequest):
@@ -135,11 +142,7 @@ class WholeChunks(WrapperStore[zarr.abc.store.Store]):
 def _open_array(location: str, array_path: str, _metadata_sha256: str) -> zarr.Array[Any]:
     # The digest is part of the key: a store that was replaced under the same name is opened anew.
     store = open_store(location).zarr
-    array = patiently(lambda: zarr.open_array(store, path=array_path, mode="r"))
-    blosc = array.shards is None and any("Blosc" in type(codec).__name__ for codec in array.compressors)
-    checked = StorePath(WholeChunks(store, blosc=blosc), array_path)
-    opened = array.async_array
-    return zarr.Array(type(opened)(metadata=opened.metadata, store_path=checked, config=opened.config))
+    return patiently(lambda: zarr.open_array(store, path=array_path, mode="r"))
 
 
 def is_zarr(store: Store) -> bool:
@@ -210,17 +213,21 @@ def _parent_image(location: str) -> tuple[str, ImageMetadata, int] | None:
         head, _, tail = head.rpartition("/")
         if not head or head.endswith(("/", ":")):
             return None
+        tail = unquote(tail) if head.startswith("http") else tail  # addresses are encoded, paths in metadata are not
         path = f"{tail}/{path}" if path else tail
         try:
-            group = zarr.open_group(open_store(head).zarr, mode="r", use_consolidated=False)
+            group = patiently(partial(zarr.open_group, open_store(head).zarr, mode="r", use_consolidated=False))
+            image = image_metadata(head, dict(group.attrs))
         except (FileNotFoundError, zarr.errors.NodeNotFoundError, zarr.errors.ContainsArrayError):
             continue
         except PermissionError:  # a folder of this machine: who may read an array need not be let into those above
             return None
-        try:
-            image = image_metadata(head, dict(group.attrs))
-        except InputError:  # who names the array itself can do without the metadata around it
+        except (InputError, ValueError, TypeError, KeyError):  # who names the array can do without the metadata around
             return None
+        except (VoxcaliperError, MemoryError):
+            raise
+        except Exception as error:  # packages behind fsspec have their own kinds of errors
+            raise StorageError(f"{head} cannot be opened: {reason(error)}; check the store.") from error
         if image is not None:
             paths = [dataset.path.strip("/") for dataset in image.datasets]
             return (head, image, paths.index(path)) if path in paths else None
@@ -279,9 +286,19 @@ def _axis_names(array: zarr.Array[Any]) -> list[str]:
     return stated if {"z", "y", "x"} <= set(stated) else [*map(str, range(array.ndim - 3)), *"zyx"[-array.ndim :]]
 
 
+def _document_name(array: zarr.Array[Any]) -> str:
+    return "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+
+
 def _metadata_sha256(array: zarr.Array[Any]) -> str:
-    key = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
-    buffer = sync((array.store_path / key).get(prototype=default_buffer_prototype()))
+    key = _document_name(array)
+    reading = array.store_path / key
+    try:
+        buffer = patiently(lambda: within_time(reading.get(prototype=default_buffer_prototype())))
+    except VoxcaliperError:
+        raise
+    except Exception as error:  # packages behind fsspec have their own kinds of errors
+        raise StorageError(f"{reading} cannot be read: {reason(error)}; check the store.") from error
     if buffer is None:
         raise StorageError(f"{array.store_path} lost its {key} while it was opened; check the store.")
     document = json.loads(buffer.to_bytes())

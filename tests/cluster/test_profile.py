@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from cluster.environment import settle_environment, shell_lines
 from cluster.open import foretold
 from cluster.profile import (
     EXAMPLES,
@@ -153,3 +156,27 @@ def test_every_kind_of_profile_takes_a_cache(tmp_path: Path) -> None:
         assert read_profile(path).cache_environment == {"VOXCALIPER_CACHE_SIZE": "0"}
         path.write_text(kind)
         assert read_profile(path).cache_environment == {}
+
+
+def test_a_cache_that_names_no_folder_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the driver runs, a variable of the jobs need not be set."""
+    monkeypatch.setenv("VOXCALIPER_CACHE", "as before")
+    monkeypatch.setenv("VOXCALIPER_CACHE_SIZE", "0")
+    monkeypatch.delenv("TMPDIR_OF_JOB", raising=False)
+    for cache in ("$TMPDIR_OF_JOB/cache", "${TMPDIR_OF_JOB}/cache", "cache"):
+        (sentence,) = settle_environment(LocalProfile(cache=cache, cache_size="1 GB"))
+        assert f"because {cache} names no folder there" in sentence
+        assert (os.environ["VOXCALIPER_CACHE"], os.environ["VOXCALIPER_CACHE_SIZE"]) == ("as before", "1000000000")
+    monkeypatch.setenv("TMPDIR_OF_JOB", str(tmp_path))
+    assert settle_environment(LocalProfile(cache="$TMPDIR_OF_JOB/cache")) == []
+    assert os.environ["VOXCALIPER_CACHE"] == f"{tmp_path}/cache"
+
+
+def test_scripts_leave_it_out_where_their_variable_is_not_set(tmp_path: Path) -> None:
+    lines = shell_lines(LocalProfile(cache="$TMPDIR_OF_JOB/cache", cache_size=0))
+    script = "\n".join(["set -e", *lines, 'echo "<$VOXCALIPER_CACHE><$VOXCALIPER_CACHE_SIZE>"'])
+    for given, cache in (({}, ""), ({"TMPDIR_OF_JOB": str(tmp_path)}, f"{tmp_path}/cache")):
+        path = {"PATH": os.environ["PATH"]}
+        done = subprocess.run(["sh", "-c", script], env=path | given, capture_output=True, text=True, check=True)
+        assert done.stdout == f"<{cache}><0>\n"
+        assert ("VOXCALIPER_CACHE is left out, because a variable" in done.stderr) != bool(given)

@@ -37,7 +37,8 @@ export DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False
 export DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE=0.98
 export TMPDIR="/scratch/$USER"
 mkdir -p "$TMPDIR"
-export VOXCALIPER_CACHE="/scratch/$USER/cache"
+if (set -u; : "/scratch/$USER/cache") 2>/dev/null; then export VOXCALIPER_CACHE="/scratch/$USER/cache"; \
+else echo "voxcaliper: warning: VOXCALIPER_CACHE is left out, because a variable in it is not set here" >&2; fi
 export VOXCALIPER_CACHE_SIZE="21474836480"
 exec python3 -m distributed.cli.dask_worker tls://DRIVER:PORT --name {NAME}-N --nthreads 1\
  --memory-limit 1932735283 --nworkers 4 --nanny --death-timeout 120 --local-directory "$TMPDIR"\

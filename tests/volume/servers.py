@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import hashlib
+import html
 import http.client
 import http.server
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import boto3
 import pytest
@@ -23,7 +24,8 @@ from moto.server import ThreadedMotoServer
 
 Fault = int | float | str | None
 """An HTTP status (int), "drop" (the connection closes without an answer), "truncate" (half of the body, then the
-connection closes), "half" (half of the body, as if it were all), or seconds (float) that the answer is late."""
+connection closes), "half" (half of the body, as if it were all), "stall" (half of the body, then nothing more), or
+seconds (float) that the answer is late."""
 Faults = Callable[[str, str, int], Fault]
 """What goes wrong with a request: its method, its path without the leading slash, and which try it is, from 1."""
 Headers = dict[str, str]
@@ -126,7 +128,10 @@ class Server:
         else:
             status, headers, body = self.answer(client.command, client.path, dict(client.headers.items()), asked)
         length = len(body)
-        if fault in ("truncate", "half"):
+        if headers.get("Transfer-Encoding") == "chunked":  # the server does not say how long it is
+            body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:100], body[100:]) if part)
+            body += b"0\r\n\r\n"
+        if fault in ("truncate", "half", "stall"):
             body = body[: length // 2]
         if client.command == "HEAD":
             body = b""
@@ -134,18 +139,26 @@ class Server:
             self.requests.append(Request(client.command, path, client.headers.get("Range"), status, len(body)))
         if status:
             client.send_response(status)
-            headers["Content-Length"] = headers.get("Content-Length", str(len(body) if fault == "half" else length))
+            if "Transfer-Encoding" not in headers:
+                headers["Content-Length"] = headers.get("Content-Length", str(len(body) if fault == "half" else length))
             for name, value in headers.items():
                 client.send_header(name, value)
             client.end_headers()
             client.wfile.write(body)
             client.wfile.flush()
-        if fault in ("drop", "truncate"):
+        if fault == "stall":
+            self._stopped.wait(60)
+        if fault in ("drop", "truncate", "stall"):
             client.close_connection = True
 
 
-def folder(root: Path, *, index: bool = False, ranges: bool = True, marks: bool = True) -> Answer:
-    """A plain web server of a folder. index : it shows what folders hold. marks : it sends ETags."""
+def folder(
+    root: Path, *, index: bool = False, chunked: bool = False, ranges: bool = True, marks: bool = True
+) -> Answer:
+    """A plain web server of a folder.
+
+    index : it shows what folders hold; chunked : without saying how long that is. marks : it sends ETags.
+    """
 
     def answer(method: str, path: str, headers: Headers, _body: bytes) -> tuple[int, Headers, bytes]:
         file = root / unquote(urlsplit(path).path).lstrip("/")
@@ -153,10 +166,11 @@ def folder(root: Path, *, index: bool = False, ranges: bool = True, marks: bool 
             return 405, {}, b""
         if file.is_dir() and index:
             names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in file.iterdir())
-            links = "".join(f'<li><a href="{name}">{name}</a></li>' for name in names)
+            links = "".join(f'<li><a href="{quote(name)}">{html.escape(name)}</a></li>' for name in names)
             page = f'<!DOCTYPE html><html><body><a href="../">..</a><a href="?C=M">date</a>{links}</body></html>'
             base = urlsplit(path).path.rstrip("/") + "/"
-            return (200, {}, page.encode()) if path.endswith("/") else (301, {"Location": base}, b"")
+            length: Headers = {"Transfer-Encoding": "chunked"} if chunked else {}
+            return (200, length, page.encode()) if path.endswith("/") else (301, {"Location": base}, b"")
         if not file.is_file():
             return 404, {}, b"not here"
         content, found = file.read_bytes(), file.stat()
@@ -234,6 +248,13 @@ class Bucket:
             key = prefix if inside == "." else f"{prefix}/{inside}"
             self.client.put_object(Bucket=self.name, Key=key, Body=file.read_bytes(), ACL=self.access)
         return f"{self.url}/{prefix}"
+
+    def delete(self) -> None:
+        """The bucket with all that is in it."""
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name):
+            for found in page.get("Contents", ()):
+                self.client.delete_object(Bucket=self.name, Key=found["Key"])
+        self.client.delete_bucket(Bucket=self.name)
 
 
 @contextlib.contextmanager

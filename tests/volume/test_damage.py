@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from pipeline.errors import StorageError
 from pipeline.geometry import Box, VoxelSize
 from pipeline.volume.opening import Volume, open_volume
 from pipeline.volume.writing import Multiscale, create_multiscale, sweep_partials
+from tests.volume.layouts import write_n5_array
+from tests.volume.servers import s3_bucket, web_server
 from tests.volume.stores import grey
 from tests.volume.test_writing import write
 from workflows.convert_volume import convert, describe_volume
@@ -67,6 +72,57 @@ def test_a_missing_shard(image: Multiscale) -> None:
     )
     assert volume.missing_chunks(volume.box) == 1
     assert "1 are MISSING" in describe_volume(volume)
+
+
+@pytest.mark.parametrize("where", ["local", "http", "s3"])
+@pytest.mark.parametrize("kind", ["Zarr v2", "Zarr v3", "sharded", "N5"])
+def test_a_store_that_disappears_does_not_read_as_zeros(
+    kind: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unmounted folder, a web server with another root, and a bucket that was deleted."""
+    root = tmp_path / "stores"
+    if kind == "N5":
+        write_n5_array(root / "v", VOXELS, {
+            "dimensions": [40, 40, 40], "blockSize": [16, 16, 16], "dataType": "uint16", "compression": {"type": "raw"},
+        })  # fmt: skip
+    else:
+        sides = (32, 32, 32) if kind == "sharded" else None
+        zarr.create_array(
+            root / "v", data=VOXELS, chunks=(16, 16, 16), shards=sides, zarr_format=2 if kind == "Zarr v2" else 3
+        )
+    with contextlib.ExitStack() as stack:
+        location = str(root / "v")
+        gone: Callable[[], None] = functools.partial(shutil.rmtree, root)
+        if where == "http":
+            server = stack.enter_context(web_server(root))
+            location = f"{server.url}/v"
+        elif where == "s3":
+            bucket = stack.enter_context(s3_bucket(monkeypatch, tmp_path))
+            location, gone = bucket.upload(root / "v", "v"), bucket.delete
+        volume = open_volume(location)
+        np.testing.assert_array_equal(volume.read(CORNER), VOXELS[CORNER.slices])
+        gone()
+        assert not volume.every_chunk_stored
+        text = failure(volume, CORNER)
+        words = "the bucket does not exist" if where == "s3" else "was there when the volume was opened and is gone"
+        assert words in text
+        assert location in text
+
+
+@pytest.mark.parametrize("kind", ["Zarr", "N5"])
+def test_one_request_tells_that_a_sparse_store_is_there(kind: str, tmp_path: Path) -> None:
+    if kind == "N5":
+        write_n5_array(tmp_path / "v", np.zeros((40, 40, 40), np.uint8), {
+            "dimensions": [40, 40, 40], "blockSize": [8, 8, 8], "dataType": "uint8", "compression": {"type": "raw"},
+        })  # fmt: skip
+    else:
+        zarr.create_array(tmp_path / "v", shape=(40, 40, 40), dtype="u1", chunks=(8, 8, 8))
+    with web_server(tmp_path) as server:
+        volume = open_volume(f"{server.url}/v")
+        volume.read(CORNER)  # opens the array in this process
+        server.clear()
+        assert not volume.read(volume.box).any()
+        assert len([request for request in server.requests if request.path.endswith(".json")]) == 1
 
 
 def test_an_empty_shard(image: Multiscale) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, VoxelSize
 from pipeline.volume.opening import open_volume
 from tests.volume.layouts import write_n5_array
@@ -39,6 +40,7 @@ STEPS = [{"downsamplingFactors": [1, 1, 1]}, {"downsamplingFactors": [2, 2, 1]}]
         (PIXELS | {"downsamplingFactors": [[1, 1, 1], [2, 2, 1]]}, [{}, {}]),
         (NANOMETRES | {"multiScale": True}, STEPS),
         (None, [PIXELS | steps for steps in STEPS]),
+        ({"resolution": [1.5, 2, 3], "units": "um", "multiScale": True}, STEPS),
         ({"multiScale": True}, [NANOMETRES | steps for steps in STEPS]),
     ],
 )
@@ -75,8 +77,9 @@ def test_n5_that_is_none(tmp_path: Path) -> None:
         ({"dimensions": [13, 10]}, "is no N5 array that can be read"),
     ):
         (where / "s0" / "attributes.json").write_text(json.dumps(document | change))
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=words) as caught:
             open_volume(str(where))
+        assert "tensorstore" not in str(caught.value)
     document.pop("blockSize")
     (where / "s0" / "attributes.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match=r"lacks blockSize"):
@@ -84,6 +87,51 @@ def test_n5_that_is_none(tmp_path: Path) -> None:
     (where / "s0" / "attributes.json").write_text("{")
     with pytest.raises(InputError, match=r"attributes\.json is not JSON"):
         open_volume(str(where))
+
+
+def test_n5_before_version_2(tmp_path: Path) -> None:
+    where = write_pyramid(tmp_path / "v.n5", None, [{}])
+    document = json.loads((tmp_path / "v.n5" / "s0" / "attributes.json").read_text())
+    document["compressionType"] = document.pop("compression")["type"]
+    (tmp_path / "v.n5" / "s0" / "attributes.json").write_text(json.dumps(document))
+    volume = open_volume(where)
+    np.testing.assert_array_equal(volume.read(volume.box), grey((7, 10, 13)))
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (
+            (0, 3, 4, 5, 3),
+            r"its header says 4 × 5 × 3 voxels, but its place takes 4 × 5 × 6\) \(stored object s0/0/0/0\)",
+        ),
+        ((0, 3, 4, 5, 7), r"its header says 4 × 5 × 7 voxels"),
+        ((0, 2, 4, 5, 6), r"its header says"),
+        ((1, 3, 4, 5, 6), r"it is of variable length, which is not read"),
+        ((9, 3, 4, 5, 6), r"it is of the unknown mode 9, which is not read"),
+        ((0, 3), r"it was cut off after 4 bytes, within its header"),
+    ],
+)
+def test_n5_chunks_that_lack_voxels(tmp_path: Path, header: tuple[int, ...], words: str) -> None:
+    """What a header leaves out would be read as zeros."""
+    volume = open_volume(write_pyramid(tmp_path / "v.n5", None, [{}]))
+    chunk = tmp_path / "v.n5" / "s0" / "0" / "0" / "0"
+    voxels = bytes(range(1, 241)) if len(header) > 2 else b""
+    chunk.write_bytes(struct.pack(f">HH{len(header) - 2}I", *header) + voxels)
+    with pytest.raises(StorageError, match=words):
+        volume.read(volume.box)
+    beside = Box((6, 0, 0), (7, 5, 4))
+    np.testing.assert_array_equal(volume.read(beside), grey((7, 10, 13))[beside.slices])
+
+
+@pytest.mark.parametrize("planes", [1, 6])
+def test_n5_border_chunks_end_with_the_volume_or_after_it(tmp_path: Path, planes: int) -> None:
+    """One plane of six is within the volume."""
+    volume = open_volume(write_pyramid(tmp_path / "v.n5", None, [{}]))
+    block = np.arange(20 * planes).reshape(planes, 5, 4)
+    chunk = struct.pack(">HHIII", 0, 3, 4, 5, planes) + block.astype(">u2").tobytes()
+    (tmp_path / "v.n5" / volume.object_key((1, 0, 0))).write_bytes(chunk)
+    np.testing.assert_array_equal(volume.read(Box((6, 0, 0), (7, 5, 4))), block[:1])
 
 
 @pytest.mark.parametrize("axes", ["xyz", "zyx", "yxz"])

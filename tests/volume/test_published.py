@@ -224,6 +224,17 @@ def test_missing_is_not_zero(world: World, where: str, kind: str, here: Callable
     assert not volume.read(volume.box).any()
 
 
+def test_objects_are_listed_once_to_be_counted(world: World, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.volume.volumes.MOST_ASKED", 1)
+    world.bucket.server.faults = lambda *_: None
+    volume = open_volume(world.address(layout.replace(" ", "-"), "s3"), level=LEVEL)
+    world.bucket.server.clear()
+    stored = volume.stored_objects()
+    assert stored is not None
+    assert stored[0] == len(volume.objects) - MISSING[layout]
+    assert [request.path for request in world.bucket.server.requests].count(world.bucket.name) == 1
+
+
 def test_a_bucket_that_does_not_list(world: World, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a bucket answers 403 for what is not there; what is there can be read all the same."""
     server, plain = world.bucket.server, world.bucket.server.answer
@@ -282,6 +293,47 @@ def test_a_small_box_of_a_large_shard_moves_few_bytes(tmp_path: Path) -> None:
         assert server.sent < shard / 200
 
 
+def test_large_shards_of_a_server_without_ranges_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk would be the whole shard again; small shards are read so, and kept once."""
+    monkeypatch.setenv("VOXCALIPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VOXCALIPER_CACHE_SIZE", "64 MiB")
+    noise = np.random.default_rng(0).integers(0, 2**16, (64, 128, 128), np.uint16)
+    write_stack_to_chunk(tmp_path / "large.ome.zarr", noise, chunk=32, slices=64)
+    write_stack_to_chunk(tmp_path / "small.ome.zarr", noise[:32], chunk=32, slices=32)
+    with web_server(tmp_path, ranges=False) as server:
+        large, small = (open_volume(f"{server.url}/{name}.ome.zarr", level=LEVEL) for name in ("large", "small"))
+        assert large.shard_shape == (64, 128, 128)
+        with pytest.raises(StorageError, match=r"sends no parts of objects, and this one has 2,.*; copy the volume"):
+            large.read(Box((1, 1, 1), (9, 9, 9)))
+        monkeypatch.setattr("pipeline.volume.remote.LARGEST_WHOLE", 2 << 20)
+        np.testing.assert_array_equal(small.read(small.box), noise[:32])
+        shard = small.object_key((0, 0, 0))
+        whole = [request for request in server.requests if request.path.endswith(shard) and request.status == 304]
+        assert len(whole) >= 8
+
+
+def test_what_fails_beside_an_array_is_said(world: World, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documents around an array are tried again like all others."""
+    monkeypatch.setattr("pipeline.volume.patience.sleep", lambda _: None)
+    monkeypatch.setattr("pipeline.volume.remote.QUICK_PAUSES_SECONDS", (0.0,))
+    name = layout.replace(" ", "-")
+    array = f"{world.address(name, 'http')}/{'s' if layout.startswith('N5') else ''}{LEVEL}"
+    try:
+        world.web.faults = lambda _method, path, number: 503 if path.startswith(f"{name}/") and number < 4 else None
+        world.web.clear()
+        assert open_volume(array) == open_volume(world.address(name, "http"), level=LEVEL)
+        for document in ("zarr.json", ".zgroup", ".zattrs", "attributes.json"):
+            if not (world.folder / name / document).exists():
+                continue
+            world.web.faults = lambda _method, path, _number, at=f"{name}/{document}": 503 if path == at else None  # type: ignore[misc]
+            with pytest.raises(StorageError, match=r"cannot be (read|opened): the server answered 503"):
+                open_volume(array)
+    finally:
+        world.web.faults = lambda *_: None
+
+
 def test_chunks_of_a_shard_are_asked_for_together(tmp_path: Path) -> None:
     write_stack_to_chunk(tmp_path / "s.ome.zarr", grey((16, 128, 32)), chunk=16, slices=16)
     with web_server(tmp_path) as server:
@@ -305,9 +357,11 @@ def test_chunks_of_a_shard_are_asked_for_together(tmp_path: Path) -> None:
         assert most[0] >= 4
 
 
-@pytest.mark.parametrize("where", ["local", "http"])
+@pytest.mark.parametrize("where", ["local", "http", "s3"])
 def test_conversion(world: World, layout: str, where: str, here: Callable[..., Finished], tmp_path: Path) -> None:
-    world.web.faults = lambda *_: None
+    for server in (world.web, world.bucket.server):
+        server.clear()
+        server.faults = first_tries(*FAULTS)
     location = world.address(layout.replace(" ", "-"), where)
     name = f"s{LEVEL}" if layout.startswith("N5") else str(LEVEL)
     done = here("convert", f"{location}/{name}", tmp_path / "copy.ome.zarr", "--quiet")

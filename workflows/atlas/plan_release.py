@@ -20,7 +20,7 @@ from workflows.atlas.records import EntryRecord
 from workflows.atlas.root import EntryFolder, Root
 from workflows.atlas.staleness import Job, Key, key_of, open_entry, reasons
 from workflows.estimate import usual
-from workflows.options import offer_of
+from workflows.options import offer_of, say
 from workflows.plan_comparison import check_comparison_memory, choose_comparison_blocks, make_comparison_plan
 from workflows.plan_thickness import check_memory, choose_blocks, gib, make_plan
 from workflows.progress import duration
@@ -62,7 +62,8 @@ class Planner:
     """Plans entries for the workers of a profile; a running cluster is asked once."""
 
     def __init__(self, root: Root, profile: Profile) -> None:
-        settle_environment(profile)  # sources are opened here, too
+        for sentence in settle_environment(profile):  # sources are opened here, too
+            say(f"voxcaliper: warning: {sentence}")
         self._root, self._profile = root, profile
         self._offers: dict[DeviceChoice, Workers] = {}
         self._asking = Lock()
