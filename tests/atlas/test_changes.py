@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import StorageError
 from tests.atlas.releases import Atlas, change_voxel, chunks, corrupt, labels, tree
 from tests.workflows.conftest import Command
 from workflows.atlas.records import ReleaseRecord
+from workflows.config import ALGORITHM_VERSION
 
 DOZEN = {
     "voxel": ["thickness", "statistics"], "parameter": ["thickness"], "described": ["thickness", "statistics"],
@@ -81,6 +84,14 @@ def test_only_what_changed_is_made_again(atlas: Atlas) -> None:
         assert entry.version == first.identifier
         assert f"failed      {entry.dataset}/{entry.workflow}: {entry.message}\n" in done.out
     assert atlas.entries()["described/statistics"].about == {"organ": "heart", "donor": "someone"}
+    # The catalogue says why, and so does what changed since the release before.
+    told = {f"{row['dataset']}/{row['workflow']}": row["status_reason"] for row in rows_of(atlas, "catalogue.csv")}
+    changed = {f"{row['dataset']}/{row['workflow']}": row["why"] for row in rows_of(atlas, "changes.csv")}
+    why = {name: "; ".join(reasons) for name, reasons in expected.items()} | {
+        name: entry.message for name, entry in bad.items()
+    }
+    assert {name: reason for name, reason in told.items() if reason} == why
+    assert changed == why
 
     after = atlas.trees()
     for name, files in before.items():
@@ -107,6 +118,77 @@ def test_only_what_changed_is_made_again(atlas: Atlas) -> None:
     assert not list((atlas.root / "entries").glob("*/*/work")), "a run that nobody needs was left"
     # Of the releases in which nothing was made only the last one tells anything.
     assert len(list((atlas.root / "releases").iterdir())) == 3
+
+
+def rows_of(atlas: Atlas, table: str) -> list[dict[str, str]]:
+    with (atlas.root / "latest" / table).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_newer_algorithm_makes_everything_again(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas.add("one", labels(1), workflows=["statistics"])
+    assert atlas.run().code == 0
+    monkeypatch.setattr("workflows.atlas.staleness.ALGORITHM_VERSION", ALGORITHM_VERSION + 1)
+    assert atlas.run().code == 0
+    assert atlas.entries()["one/statistics"].reasons == ("algorithm version",)
+    assert atlas.outcomes() == {"one/statistics": "made"}
+    assert len(atlas.versions("one/statistics")) == 2
+
+
+def test_a_release_without_its_page_goes_on(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its catalogue could not be written, say: its versions are there, and the next run tells of them."""
+    atlas.add("one", labels(1), workflows=["statistics"])
+    atlas.add("two", labels(2), workflows=["statistics"])
+    atlas.lose("two")
+
+    def full(*_: object) -> None:
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workflows.atlas.release_page.write_release_page", full)
+        assert atlas.run().failure() == "The disk is full."
+    found = atlas.status()
+    assert found["state"] == "stopped"
+    assert not (atlas.root / "latest").exists()
+    before = tree(atlas.entry("one/statistics"))
+    atlas.volume("two.away").rename(atlas.volume("two"))
+    assert atlas.run().code == 0
+    assert atlas.release().identifier == found["release"]
+    assert atlas.outcomes() == {"one/statistics": "made", "two/statistics": "made"}
+    assert tree(atlas.entry("one/statistics")) == before
+    assert atlas.status()["state"] == "complete"
+    assert (atlas.root / "latest" / "index.html").exists()
+
+
+def test_a_damaged_version_of_a_stopped_release_is_no_place_for_another(atlas: Atlas) -> None:
+    atlas.add("one", labels(1), workflows=["statistics"])
+    assert atlas.run().code == 0
+    first = atlas.release().identifier
+    (atlas.root / "latest" / "index.html").unlink()
+    (atlas.entry("one/statistics") / "current" / "statistics.json").unlink()
+    assert atlas.run().code == 0
+    assert atlas.release().identifier > first
+    assert atlas.entries()["one/statistics"].reasons == ("no whole version",)
+
+
+def test_an_output_has_one_manifest(atlas: Atlas) -> None:
+    """Another one would take the unfinished runs of the first for what nobody needs."""
+    atlas.add("one", labels(1), workflows=["statistics"])
+    assert atlas.run().code == 0
+    work = atlas.entry("one/statistics") / "work" / "precious"
+    work.parent.mkdir()
+    work.write_text("precious")
+    first, other = atlas.manifest, atlas.folder / "other.toml"
+    other.write_text(first.read_text().replace('name = "test"', 'name = "other"'))
+    for command in ("plan", "run"):
+        assert atlas.call("atlas", command, other).failure() == (
+            f"{atlas.root} holds the releases of test ({first}), and {other} is named other; give it another output, or"
+            " that name if it is the same release."
+        )
+    assert work.exists()
+    other.write_text(first.read_text())
+    assert atlas.call("atlas", "run", other, "--quiet").code == 0, "it was only moved"
+    assert atlas.release().manifest == str(other)
 
 
 def test_how_a_run_goes_is_no_reason(atlas: Atlas) -> None:
@@ -190,6 +272,16 @@ def test_a_source_that_no_library_reads_fails_alone(atlas: Atlas) -> None:
     assert atlas.run().code == 1
     assert atlas.outcomes() == {"good/statistics": "made", "bad/statistics": "failed"}
     assert str(atlas.volume("bad")) in atlas.entries()["bad/statistics"].message
+
+
+def test_an_entry_whose_folder_cannot_be_read_fails_alone(atlas: Atlas) -> None:
+    atlas.add("good", labels(1), workflows=["statistics"])
+    atlas.add("bad", labels(2), workflows=["statistics"])
+    current = atlas.entry("bad/statistics") / "current"
+    current.mkdir(parents=True)
+    assert atlas.run().code == 1
+    assert atlas.outcomes() == {"good/statistics": "made", "bad/statistics": "failed"}
+    assert f"{current} cannot be read: Invalid argument; mend it" in atlas.entries()["bad/statistics"].message
 
 
 def test_workers_that_nobody_finds_are_no_fault_of_the_entries(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:

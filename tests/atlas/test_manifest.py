@@ -148,6 +148,7 @@ map = "squared-radius"
             "has 2 data sets named one; a name is a folder, so each needs its own",
         ),
         (ONE + "about = { donor = [1] }", "The data set one of the manifest"),
+        (ONE + "about = { age = nan }", "age is nan, which is no number; leave it out"),
     ],
 )
 def test_one_sentence_with_file_data_set_and_key(tmp_path: Path, text: str, words: str) -> None:

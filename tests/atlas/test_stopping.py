@@ -140,6 +140,7 @@ def test_a_source_that_changes_while_it_is_measured(atlas: Atlas) -> None:
     sentence = atlas.entries()["second/thickness"].message
     assert "second/thickness changed while it was made (mask: content), so its result is not published" in sentence
     assert not (atlas.entry("second/thickness") / "current").exists()
+    assert "in folders named work, of runs that failed or were stopped" in atlas.plan().out
     assert atlas.run().code == 0
     assert atlas.outcomes()["second/thickness"] == "made"
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,16 @@ def test_somebody_is_told_of_entries_that_fail(atlas: Atlas) -> None:
     assert (
         Path(left.log).read_text().endswith("I told\nvoxcaliper: The command on_failure (sh) ended with exit code 7.\n")
     )
+
+
+def test_a_run_that_fails_beside_its_entries_says_both(atlas: Atlas) -> None:
+    atlas.lose("one")
+    (atlas.root / "index.html").mkdir(parents=True)
+    assert atlas.call("atlas", "unattended", atlas.manifest).code == 1
+    left = last(atlas)
+    assert (left.failed, len(left.troubles)) == (1, 1)
+    assert f"{atlas.root / 'index.html'} could not be written" in left.troubles[0]
+    assert left.troubles[0] in told(atlas)
 
 
 def test_a_turn_is_skipped_while_another_process_is_at_work(atlas: Atlas, stub: Stub) -> None:
@@ -294,7 +304,8 @@ def test_a_run_without_a_log_makes_no_older_one_look_killed(atlas: Atlas, stub: 
     stub("")
     run_unattended(atlas.manifest)
     assert logs(atlas).killed() is None
-    logs(atlas).write_last(last(atlas).model_copy(update={"log": None, "began": datetime.now().astimezone()}))
+    later = datetime.now().astimezone() + timedelta(seconds=1)  # names of logs tell seconds
+    logs(atlas).write_last(last(atlas).model_copy(update={"log": None, "began": later}))
     assert logs(atlas).killed() is None
     atlas.root.rename(atlas.root.with_name("moved"))
     assert RunLogs(atlas.root.with_name("moved") / "logs").killed() is None

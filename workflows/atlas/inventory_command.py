@@ -16,6 +16,7 @@ from rich.table import Table
 
 from pipeline.errors import InputError
 from pipeline.files import write_whole
+from workflows.atlas.costs import MARGIN
 from workflows.atlas.inventory import BLOCK_SHAPE, Listed, at_level, read_inventory, selected
 from workflows.options import LevelOption, ThresholdOption, numbers, say, threshold_of
 from workflows.plan_thickness import times
@@ -170,7 +171,8 @@ def _total_cells(listed: Sequence[Listed]) -> tuple[str, ...]:
 def _note() -> str:
     return (
         f"size: grey values of 16 bits, before compression. blocks: of {times(BLOCK_SHAPE)} voxels, the largest that a"
-        " plan takes.\nCPU-hours, written (map and scratch): a thickness run as measured on masks of half foreground."
+        " plan takes.\nCPU-hours: a thickness run as measured on masks of half foreground; written: its map and"
+        f" scratch, {MARGIN} times what they took there."
     )
 
 
