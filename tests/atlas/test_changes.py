@@ -1,312 +1,207 @@
-"""A release run again: exactly what changed is made again, everything else stays as it is, bytes and times."""
+"""Changes between releases: what was made again, why, by how much; what came, went and failed."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.errors import StorageError
-from tests.atlas.releases import Atlas, change_voxel, chunks, corrupt, labels, tree
+from pipeline.errors import RunError
+from pipeline.report import ValueChange
+from tests.atlas.released import Released
+from tests.atlas.releases import Atlas, change_voxel, labels
 from tests.workflows.conftest import Command
-from workflows.atlas.records import ReleaseRecord
-from workflows.config import ALGORITHM_VERSION
-
-DOZEN = {
-    "voxel": ["thickness", "statistics"], "parameter": ["thickness"], "described": ["thickness", "statistics"],
-    "lost": ["statistics"], "corrupt": ["statistics"], "plain": ["thickness", "statistics"],
-    "pair": ["compare", "statistics"], "other-pair": ["compare"],
-}  # fmt: skip
+from workflows.atlas.changes import CSV_COLUMNS, SHOWN_VALUES, changed_entries, write_changes
+from workflows.atlas.flattening import statistics_of
+from workflows.atlas.release_folder import open_release
 
 
-@pytest.fixture
-def atlas(here: Command, scheduler: str, tmp_path: Path) -> Atlas:
-    return Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
-
-
-def describe_otherwise(volume: Path) -> None:
-    """Edit the attributes of an image: everything but the voxel size."""
-    path = volume / ".zattrs"
-    content = json.loads(path.read_text())
-    content["multiscales"][0]["name"] = "another name"
-    content["omero"] = {"channels": []}
-    path.write_text(json.dumps(content))
-
-
-def test_only_what_changed_is_made_again(atlas: Atlas) -> None:
-    for seed, (name, workflows) in enumerate(DOZEN.items()):
-        atlas.add(name, labels(seed), workflows=workflows, about={"organ": "kidney"})
-    atlas.datasets["pair"]["reference"] = "volumes/plain.ome.zarr"
-    atlas.datasets["other-pair"] |= {"reference": "volumes/plain.ome.zarr", "prediction": "volumes/voxel.ome.zarr"}
-    done = atlas.run()
-    assert (done.code, done.err) == (0, ""), done
-    assert set(atlas.outcomes().values()) == {"made"}
-    assert {entry.reasons for entry in atlas.entries().values()} == {("new",)}
-    first, before = atlas.release(), atlas.trees()
-    assert len(before) == 12
-
-    assert atlas.run().code == 0
-    assert set(atlas.outcomes().values()) == {"kept"}
-    assert atlas.release().identifier > first.identifier
-    assert atlas.trees() == before, "a run that had nothing to do touched entries"
-
-    change_voxel(atlas.volume("voxel"))
-    atlas.datasets["parameter"]["border"] = "closed"
-    atlas.datasets["described"]["about"] = {"organ": "heart", "donor": "someone"}
-    describe_otherwise(atlas.volume("described"))
-    atlas.lose("lost")
-    whole = chunks(atlas.volume("corrupt"))[2].read_bytes(), os.stat(chunks(atlas.volume("corrupt"))[2])
-    corrupt(atlas.volume("corrupt"))
-    planned = atlas.plan()
-    assert planned.code == 1  # one cannot be made
-    assert "make        parameter/thickness: parameter border\n" in planned.out
-    assert atlas.trees() == before, "a plan touched entries"
-
-    done = atlas.run()
-    assert done.code == 1
-    made = {name: entry for name, entry in atlas.entries().items() if entry.outcome == "made"}
-    expected = {
-        "voxel/thickness": ("mask: content",),
-        "voxel/statistics": ("mask: content",),
-        "parameter/thickness": ("parameter border",),
-        "other-pair/compare": ("prediction: content",),
-    }
-    assert {name: entry.reasons for name, entry in made.items()} == expected
-    bad = {name: entry for name, entry in atlas.entries().items() if entry.outcome == "failed"}
-    assert set(bad) == {"lost/statistics", "corrupt/statistics"}
-    assert f"{atlas.volume('lost')} does not exist" in bad["lost/statistics"].message
-    assert "corrupt chunk" in bad["corrupt/statistics"].message
-    assert bad["corrupt/statistics"].reasons == ("mask: content",)
-    for entry in bad.values():
-        assert entry.version == first.identifier
-        assert f"failed      {entry.dataset}/{entry.workflow}: {entry.message}\n" in done.out
-    assert atlas.entries()["described/statistics"].about == {"organ": "heart", "donor": "someone"}
-    # The catalogue says why, and so does what changed since the release before.
-    told = {f"{row['dataset']}/{row['workflow']}": row["status_reason"] for row in rows_of(atlas, "catalogue.csv")}
-    changed = {f"{row['dataset']}/{row['workflow']}": row["why"] for row in rows_of(atlas, "changes.csv")}
-    why = {name: "; ".join(reasons) for name, reasons in expected.items()} | {
-        name: entry.message for name, entry in bad.items()
-    }
-    assert {name: reason for name, reason in told.items() if reason} == why
-    assert changed == why
-
-    after = atlas.trees()
-    for name, files in before.items():
-        left = {path: found for path, found in after[name].items() if not path.startswith("work")}
-        if name in expected:
-            assert {path: left[path] for path in files if path.startswith("versions/")} == {
-                path: found for path, found in files.items() if path.startswith("versions/")
-            }, f"an old version of {name} was touched"
-            assert os.readlink(atlas.entry(name) / "current") == f"versions/{atlas.release().identifier}"
-        else:
-            assert left == files, f"{name} was touched"
-    assert not (atlas.entry("lost/statistics") / "work").exists()
-
-    assert atlas.run().code == 1
-    assert {name for name, outcome in atlas.outcomes().items() if outcome == "failed"} == set(bad), "tried again"
-    assert "made" not in atlas.outcomes().values()
-
-    atlas.volume("lost.away").rename(atlas.volume("lost"))
-    path = chunks(atlas.volume("corrupt"))[2]
-    path.write_bytes(whole[0])
-    os.utime(path, ns=(whole[1].st_atime_ns, whole[1].st_mtime_ns))
-    assert atlas.run().code == 0
-    assert set(atlas.outcomes().values()) == {"kept"}
-    assert not list((atlas.root / "entries").glob("*/*/work")), "a run that nobody needs was left"
-    # Of the releases in which nothing was made only the last one tells anything.
-    assert len(list((atlas.root / "releases").iterdir())) == 3
-
-
-def rows_of(atlas: Atlas, table: str) -> list[dict[str, str]]:
-    with (atlas.root / "latest" / table).open(newline="", encoding="utf-8") as file:
+def rows_of(released: Released, identifier: str) -> list[dict[str, str]]:
+    with (released.release(identifier).path / "changes.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_a_newer_algorithm_makes_everything_again(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
-    atlas.add("one", labels(1), workflows=["statistics"])
-    assert atlas.run().code == 0
-    monkeypatch.setattr("workflows.atlas.staleness.ALGORITHM_VERSION", ALGORITHM_VERSION + 1)
-    assert atlas.run().code == 0
-    assert atlas.entries()["one/statistics"].reasons == ("algorithm version",)
-    assert atlas.outcomes() == {"one/statistics": "made"}
-    assert len(atlas.versions("one/statistics")) == 2
+def statistics_in(run: Path) -> dict[tuple[str, str, str], float | None]:
+    results = json.loads((run / "statistics.json").read_text("utf-8"))
+    return {(one.region, one.label, one.name): one.value for one in statistics_of("thickness", results)}
 
 
-def test_a_release_without_its_page_goes_on(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its catalogue could not be written, say: its versions are there, and the next run tells of them."""
-    atlas.add("one", labels(1), workflows=["statistics"])
-    atlas.add("two", labels(2), workflows=["statistics"])
-    atlas.lose("two")
-
-    def full(*_: object) -> None:
-        raise StorageError("The disk is full.")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("workflows.atlas.release_page.write_release_page", full)
-        assert atlas.run().failure() == "The disk is full."
-    found = atlas.status()
-    assert found["state"] == "stopped"
-    assert not (atlas.root / "latest").exists()
-    before = tree(atlas.entry("one/statistics"))
-    atlas.volume("two.away").rename(atlas.volume("two"))
-    assert atlas.run().code == 0
-    assert atlas.release().identifier == found["release"]
-    assert atlas.outcomes() == {"one/statistics": "made", "two/statistics": "made"}
-    assert tree(atlas.entry("one/statistics")) == before
-    assert atlas.status()["state"] == "complete"
-    assert (atlas.root / "latest" / "index.html").exists()
+def test_every_entry_that_was_not_kept_is_there_with_what_became_of_it(released: Released) -> None:
+    found = {f"{row['dataset']}/{row['workflow']}": row["change"] for row in rows_of(released, released.second)}
+    assert found == {
+        "ball/thickness": "redone",
+        "gone/thickness": "failed",
+        "new/statistics": "added",
+        "old/statistics": "removed",
+    }
+    first = {f"{row['dataset']}/{row['workflow']}": row["change"] for row in rows_of(released, released.first)}
+    assert set(first.values()) == {"added", "failed"}
+    assert first["gone/thickness"] == "failed"
 
 
-def test_a_damaged_version_of_a_stopped_release_is_no_place_for_another(atlas: Atlas) -> None:
-    atlas.add("one", labels(1), workflows=["statistics"])
-    assert atlas.run().code == 0
-    first = atlas.release().identifier
-    (atlas.root / "latest" / "index.html").unlink()
-    (atlas.entry("one/statistics") / "current" / "statistics.json").unlink()
-    assert atlas.run().code == 0
-    assert atlas.release().identifier > first
-    assert atlas.entries()["one/statistics"].reasons == ("no whole version",)
+def test_an_entry_made_again_says_why_and_what_changed(released: Released) -> None:
+    rows = [row for row in rows_of(released, released.second) if row["dataset"] == "ball"]
+    assert {row["why"] for row in rows} == {"parameter border"}
+    assert {row["key"] for row in rows} == {"parameters.border: unknown → closed"}
+    runs = [released.root / "entries/ball/thickness/versions" / name for name in (released.first, released.second)]
+    old, new = map(statistics_in, runs)
+    different = {key: (old[key], new[key]) for key in new if old[key] != new[key]}
+    assert different
+    assert len(rows) == len(different)
+    for row in rows:
+        before, after = different[row["region"], row["label"], row["statistic"]]
+        assert before is not None
+        assert after is not None
+        assert (float(row["old"]), float(row["new"])) == (before, after)
+        assert float(row["difference"]) == after - before
+        assert float(row["relative"]) == pytest.approx((after - before) / abs(before))
+        assert row["unit"]
 
 
-def test_an_output_has_one_manifest(atlas: Atlas) -> None:
-    """Another one would take the unfinished runs of the first for what nobody needs."""
-    atlas.add("one", labels(1), workflows=["statistics"])
-    assert atlas.run().code == 0
-    work = atlas.entry("one/statistics") / "work" / "precious"
-    work.parent.mkdir()
-    work.write_text("precious")
-    first, other = atlas.manifest, atlas.folder / "other.toml"
-    other.write_text(first.read_text().replace('name = "test"', 'name = "other"'))
-    for command in ("plan", "run"):
-        assert atlas.call("atlas", command, other).failure() == (
-            f"{atlas.root} holds the releases of test ({first}), and {other} is named other; give it another output, or"
-            " that name if it is the same release."
-        )
-    assert work.exists()
-    other.write_text(first.read_text())
-    assert atlas.call("atlas", "run", other, "--quiet").code == 0, "it was only moved"
-    assert atlas.release().manifest == str(other)
+def test_the_page_is_told_the_values_of_the_whole_first(released: Released) -> None:
+    changes = write_changes(released.root, released.second)
+    assert changes.since == released.first
+    assert changes.kept == 3
+    ball = next(entry for entry in changes.entries if entry.dataset == "ball")
+    assert len(ball.values) == SHOWN_VALUES < ball.changed
+    assert [(one.region, one.statistic) for one in ball.values[:2]] == [
+        ("all", "thickness_um.mean"),
+        ("all", "thickness_um.quantiles.0.5"),
+    ]
+    full = next(entry for entry in changed_entries(*map(released.release, (released.first, released.second))))
+    assert len(full.values) == ball.changed
 
 
-def test_how_a_run_goes_is_no_reason(atlas: Atlas) -> None:
-    atlas.add("one", labels(1), workflows=["statistics", "thickness"])
-    assert atlas.run().code == 0
-    before = atlas.trees()
-    atlas.datasets["one"] |= {"block_shape": 16, "device": "cpu", "keep_scratch": True, "voxel_size_um": 2}
-    assert atlas.run("--workers", 1).code == 0
-    assert set(atlas.outcomes().values()) == {"kept"}
-    assert atlas.trees() == before
+def test_a_failure_says_its_sentence(released: Released) -> None:
+    row = next(row for row in rows_of(released, released.second) if row["dataset"] == "gone")
+    assert row["why"] == released.entry("gone/thickness").message
+    assert "gone.ome.zarr" in row["why"]
+    assert row["old"] == row["statistic"] == ""
 
 
-def test_versions_beyond_keep_go_and_their_readers_read_on(atlas: Atlas) -> None:
-    atlas.add("one", labels(1), workflows=["statistics"])
-    atlas.head["keep"] = 2
-    published: list[str] = []
-    for label in range(1, 5):
-        atlas.datasets["one"]["labels"] = [label]
-        if label == 3:
-            reader = (atlas.entry("one/statistics") / "versions" / published[0] / "statistics.json").open()
+def test_releases_are_compared_by_name_in_either_direction(released: Released) -> None:
+    before = (released.release(released.first).path / "changes.csv").read_bytes()
+    try:
+        back = write_changes(released.root, released.first, since=released.second)
+        assert back.since == released.second
+        found = {f"{one.dataset}/{one.workflow}": one for one in back.entries}
+        assert found["new/statistics"].kind == "removed"
+        assert found["old/statistics"].kind == "added"
+    finally:
+        (released.release(released.first).path / "changes.csv").write_bytes(before)
+    releases = [released.release(name) for name in (released.first, released.second)]
+    forth, back_again = (
+        next(one for one in changed_entries(*pair) if one.dataset == "ball") for pair in (releases, releases[::-1])
+    )
+    assert {(v.region, v.statistic, v.new, v.old) for v in forth.values} == {
+        (v.region, v.statistic, v.old, v.new) for v in back_again.values
+    }
+    with pytest.raises(RunError, match=r"has no release 1999: it has .*Z, .*Z\."):
+        write_changes(released.root, released.second, since="1999")
+
+
+def test_a_release_compared_with_itself_has_only_its_failures(released: Released) -> None:
+    same = released.release(released.second)
+    assert [entry.kind for entry in changed_entries(same, same)] == ["failed"]
+
+
+def test_a_first_release_has_nothing_to_compare_with(released: Released) -> None:
+    assert write_changes(released.root, released.first).since is None
+
+
+def test_a_missing_or_damaged_catalogue_is_named(released: Released, tmp_path: Path) -> None:
+    for name in (released.first, released.second):
+        folder = tmp_path / "releases" / name
+        folder.mkdir(parents=True)
+        for file in ("release.json", "catalogue.parquet"):
+            (folder / file).write_bytes((released.release(name).path / file).read_bytes())
+    old = tmp_path / "releases" / released.first / "catalogue.parquet"
+    old.write_bytes(old.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"catalogue\.parquet is damaged; remove it and run"):
+        write_changes(tmp_path, released.second, since=released.first)
+    assert write_changes(tmp_path, released.second).damaged == (released.first,)
+    old.unlink()
+    with pytest.raises(RunError, match=r"catalogue\.parquet is missing"):
+        write_changes(tmp_path, released.second, since=released.first)
+    assert write_changes(tmp_path, released.second).since is None
+    header = (tmp_path / "releases" / released.second / "changes.csv").read_text("utf-8").splitlines()[0]
+    assert header == ",".join(CSV_COLUMNS)
+
+
+def test_an_entry_made_in_a_release_between_says_why_and_what_changed(
+    here: Command, scheduler: str, tmp_path: Path
+) -> None:
+    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+    for seed, name in enumerate(("one", "two")):
+        atlas.add(name, labels(seed), workflows=["statistics"])
+    identifiers = []
+    for changed in ([], ["one"], ["two"]):
+        for name in changed:
+            change_voxel(atlas.volume(name))
         assert atlas.run().code == 0
-        published.append(atlas.release().identifier)
-        assert atlas.versions("one/statistics") == published[-2:]
-    with reader:
-        assert list(json.load(reader)["labels"]) == ["1"]
-    assert atlas.run("--keep", 1).code == 0
-    assert atlas.versions("one/statistics") == published[-1:]
-    assert not list(atlas.root.rglob("*.partial"))
+        identifiers.append(atlas.release().identifier)
+    first, second, third = identifiers
+    assert atlas.entries()["one/statistics"].outcome == "kept"
+    changes = write_changes(atlas.root, third, since=first)
+    assert {(one.dataset, one.kind, one.why) for one in changes.entries} == {
+        ("one", "redone", "mask: content"), ("two", "redone", "mask: content"),
+    }  # fmt: skip
+    assert changes.kept == 0
+    assert all(one.changed and one.key for one in changes.entries)
+    assert write_changes(atlas.root, third).kept == write_changes(atlas.root, third, since=second).kept == 1
 
-
-def test_entries_that_exceed_the_budget_wait_and_others_go_on(atlas: Atlas) -> None:
-    atlas.add("large", labels(1, (64, 64, 96)))
-    atlas.add("small", labels(2), workflows=["statistics"])
-    atlas.head["disk_budget"] = "0.4 MiB"
-    assert "waits: It may take 0.5 MiB more" in atlas.plan().out
-    done = atlas.run()
-    assert done.code == 1, "somebody has to make room"
-    assert atlas.outcomes() == {"large/thickness": "waiting", "small/statistics": "made"}
-    sentence = atlas.entries()["large/thickness"].message
-    assert "MiB of its budget of 0.4 MiB already; raise disk_budget" in sentence
-    assert f"waiting     large/thickness: {sentence}\n" in done.out
-    assert not atlas.entry("large/thickness").exists()
-    atlas.head["disk_budget"] = "100 MiB"
-    assert atlas.run().code == 0
-    assert atlas.outcomes() == {"large/thickness": "made", "small/statistics": "kept"}
-
-
-@pytest.mark.parametrize("name", ["entry.json", "statistics.json", "provenance.json"])
-def test_a_version_that_somebody_damaged_is_made_again(atlas: Atlas, name: str) -> None:
-    atlas.add("one", labels(1), workflows=["statistics"])
-    assert atlas.run().code == 0
-    (atlas.entry("one/statistics") / "current" / name).unlink()
-    assert atlas.run().code == 0
-    assert atlas.entries()["one/statistics"].reasons == ("no whole version",)
-    assert atlas.run().code == 0
-    assert atlas.outcomes() == {"one/statistics": "kept"}
-
-
-def test_what_a_stopped_release_made_may_be_stale_before_it_goes_on(atlas: Atlas) -> None:
-    """Its versions are never replaced: another release makes the next ones."""
-    atlas.add("one", labels(1), workflows=["statistics"])
-    atlas.add("two", labels(2), workflows=["statistics"])
-    assert atlas.run().code == 0
-    stopped = atlas.release()
-    record = atlas.root / "releases" / stopped.identifier / "release.json"
-    record.write_text(stopped.model_copy(update={"ended": None}).model_dump_json())
-    before = tree(atlas.entry("one/statistics") / "versions")
-    change_voxel(atlas.volume("one"))
-    assert atlas.run().code == 0
-    assert atlas.release().identifier > stopped.identifier
-    assert ReleaseRecord.model_validate_json(record.read_text()).ended is None, "it never came to its end"
-    assert atlas.outcomes() == {"one/statistics": "made", "two/statistics": "kept"}
-    assert atlas.versions("one/statistics") == [stopped.identifier, atlas.release().identifier]
-    assert before.items() <= tree(atlas.entry("one/statistics") / "versions").items()
-
-
-def test_a_source_that_no_library_reads_fails_alone(atlas: Atlas) -> None:
-    atlas.add("good", labels(1), workflows=["statistics"])
-    atlas.add("bad", labels(2), workflows=["statistics"])
-    (atlas.volume("bad") / "0" / ".zarray").write_text('{"zarr_format": 2, "shape": 3}')
+    atlas.lose("one")
     assert atlas.run().code == 1
-    assert atlas.outcomes() == {"good/statistics": "made", "bad/statistics": "failed"}
-    assert str(atlas.volume("bad")) in atlas.entries()["bad/statistics"].message
+    last = atlas.release().identifier
+    found = write_changes(atlas.root, last, since=first).entries
+    failed, redone = (one for one in found if one.dataset == "one")
+    assert (failed.kind, failed.values) == ("failed", ())
+    assert "does not exist" in failed.why
+    assert redone == changes.entries[0]
+    assert [one.kind for one in write_changes(atlas.root, last, since=third).entries] == ["failed"]
+    (atlas.root / "releases" / second / "release.json").write_text("{")
+    redone = write_changes(atlas.root, last, since=first).entries[1]
+    assert (redone.why, redone.key) == ("the record of the release that made it cannot be read", ())
+    assert redone.values == changes.entries[0].values
 
 
-def test_an_entry_whose_folder_cannot_be_read_fails_alone(atlas: Atlas) -> None:
-    atlas.add("good", labels(1), workflows=["statistics"])
-    atlas.add("bad", labels(2), workflows=["statistics"])
-    current = atlas.entry("bad/statistics") / "current"
-    current.mkdir(parents=True)
-    assert atlas.run().code == 1
-    assert atlas.outcomes() == {"good/statistics": "made", "bad/statistics": "failed"}
-    assert f"{current} cannot be read: Invalid argument; mend it" in atlas.entries()["bad/statistics"].message
+def test_a_damaged_older_release_is_passed_over(released: Released, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(released.root / "releases", root / "releases")
+    between, closed = f"{released.first}.between", f"{released.first}.closed"
+    assert released.first < between < closed < released.second
+    (root / "releases" / between).mkdir()
+    (root / "releases" / between / "release.json").write_text('{"identifier": ')
+    (root / "releases" / closed / "release.json").mkdir(parents=True)
+    changes = write_changes(root, released.second)
+    assert (changes.since, changes.damaged) == (released.first, (closed, between))
+    with pytest.raises(RunError, match=r"release\.json is not the record of a release"):
+        write_changes(root, released.second, since=between)
 
 
-def test_workers_that_nobody_finds_are_no_fault_of_the_entries(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.running.CONNECT_SECONDS", 1)
-    atlas.add("one", labels(1), workflows=["statistics"])
-    atlas.profile = 'kind = "scheduler"\naddress = "tcp://127.0.0.1:9"\n'
-    assert "127.0.0.1:9" in atlas.run().failure()
-    assert not (atlas.root / "releases").exists()
+def test_a_record_of_a_later_voxcaliper_is_read(released: Released, tmp_path: Path) -> None:
+    record = json.loads((released.release(released.second).path / "release.json").read_text("utf-8"))
+    record["entries"] = [{**entry, "more": 1} for entry in record["entries"]]
+    folder = tmp_path / "releases" / released.second
+    folder.mkdir(parents=True)
+    (folder / "release.json").write_text(json.dumps(record | {"more": 1}))
+    assert open_release(tmp_path, released.second).record == released.release(released.second).record
 
 
-def test_a_plan_knows_the_pace_of_earlier_versions(atlas: Atlas) -> None:
-    """Of those that took a while: others measure how soon workers start."""
-    atlas.add("one", labels(1), workflows=["statistics"])
-    atlas.add("other", labels(2, (64, 72, 80)), workflows=["statistics"])
+values = st.none() | st.floats(-1e100, 1e100) | st.sampled_from([float("inf"), float("-inf")])
 
-    def seconds() -> list[float]:
-        done = atlas.call("atlas", "plan", atlas.write(), "--json")
-        return [entry["seconds"] for entry in json.loads(done.out)]
 
-    assert max(seconds()) < 6
-    assert atlas.run().code == 0
-    atlas.defaults["labels"] = [1]
-    assert max(seconds()) < 6
-    record = atlas.entry("one/statistics") / "current" / "entry.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "seconds": 600}))
-    assert seconds() == [605, 5 + 8 * 600]
-    del atlas.datasets["other"]
-    assert "others      1 entries of earlier releases are not in the manifest; they stay" in atlas.plan().out
+@given(values, values)
+def test_relative_changes_are_finite_or_say_nothing(old: float | None, new: float | None) -> None:
+    change = ValueChange("all", "all", "dice", "1", old, new)
+    relative: Any = change.relative
+    if old is None or new is None:
+        assert change.difference is None is relative
+    elif relative is not None:
+        assert relative * abs(old) == pytest.approx(new - old, rel=1e-6, abs=1e-300)
