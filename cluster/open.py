@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,8 @@ def open_cluster(
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
         **MEMORY_SETTINGS,
     }
+    # What happens to a cluster becomes one sentence of ours. For good: Dask also speaks of connections after their end.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with dask.config.set(settings):
         if isinstance(profile, SchedulerProfile):
             if profile.unencrypted:

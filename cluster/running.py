@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
-from distributed.utils import silence_logging_cmgr
 
 from cluster.cards import Card, card_of_worker
 from cluster.environment import environment_of_workers
@@ -26,12 +24,7 @@ def running_workers(profile: SchedulerProfile, device: DeviceChoice) -> Iterator
 
     Raises RunError where the scheduler does not answer or has no workers, InputError where cards are missing.
     """
-    # What happens to the cluster becomes one sentence of ours.
-    with (
-        silence_logging_cmgr(logging.CRITICAL),
-        _connect(profile) as client,
-        environment_of_workers(client, profile),
-    ):
+    with _connect(profile) as client, environment_of_workers(client, profile):
         yield client, _offered(client, profile.address, device)
 
 
