@@ -42,9 +42,10 @@ PLACES: dict[str, Place] = {"scrontab": SCRONTAB, "sbatch": Chain(), "cron": CRO
 """By the name that --on knows, the best first."""
 
 
-def place_for(timing: Timing, on: str | None = None) -> str:
+def place_for(timing: Timing, on: str | None = None, *, to_install: bool = True) -> str:
     """The name of the first place that is there and can start something at these times, or the one that is asked for.
 
+    to_install : whether the one that is asked for must be here; an entry can be read, or carried elsewhere, without.
     Raises InputError where there is none, with what each said, RunError where the one that is asked for is not here.
     """
     if on is not None and on not in PLACES:
@@ -59,7 +60,7 @@ def place_for(timing: Timing, on: str | None = None) -> str:
             reasons.append(str(error))
             continue
         reason = PLACES[name].missing()
-        if reason is None:
+        if reason is None or (on and not to_install):
             return name
         if on:
             raise RunError(reason)

@@ -87,7 +87,7 @@ def render_text(content: UnattendedContent) -> str:
         f"next      {following}",
         f"disk      {_plain(numbers.size(content.free_bytes))} left",
         f"results   {content.root}",
-        *([f"index     {content.root}/latest/index.html"] if content.index else []),
+        *([f"index     {content.root}/index.html"] if content.index else []),
         f"log       {content.log or 'could not be written'}",
         f"manifest  {content.manifest}",
     ]

@@ -32,7 +32,7 @@ def content(**changes: Any) -> UnattendedContent:
         "root": "/data/out",
         "free_bytes": 5 << 30,
         "release": "2026-11-26T023003Z",
-        "index": "../latest/index.html",
+        "index": "../index.html",
         "following": datetime(2026, 11, 27, 2, 30),  # noqa: DTZ001  the wall's
         "troubles": ("The <disk> is full.",),
         "entries": ENTRIES,
@@ -50,7 +50,7 @@ began     2026-11-26 02:30:01, took 5 h 12 min
 next      2026-11-27 02:30:00
 disk      5.00 GiB left
 results   /data/out
-index     /data/out/latest/index.html
+index     /data/out/index.html
 log       /data/out/logs/1.log
 manifest  /data/RELEASE.toml
 
@@ -77,7 +77,7 @@ def test_the_page_says_the_same_and_escapes_it(tmp_path: Path) -> None:
         "5\u202fh 12\u202fmin",
     ):  # fmt: skip
         assert words in page.text
-    assert page.links == ["../entries/kidney/report.html", "../latest/index.html"]
+    assert page.links == ["../entries/kidney/report.html", "../index.html"]
     assert (tmp_path / "summary.txt").read_text() == render_text(content())
 
 

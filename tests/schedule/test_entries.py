@@ -297,6 +297,10 @@ def test_the_first_place_that_is_there_is_taken(programs: Programs, monkeypatch:
     reasons = r"scrontab is not found .* squeue says: .*no controller\. crontab is not .*No medium found\.$"
     with pytest.raises(InputError, match=f"^Nothing here starts commands by the clock: {reasons}"):
         place_for(daily)
+    for name in PLACES:  # nothing is here, but its entry can be read
+        assert place_for(daily, name, to_install=False) == name
+        with pytest.raises(RunError):
+            place_for(daily, name)
     programs("systemctl", "#!/bin/sh\n")
     assert place_for(daily) == "systemd"
     programs("crontab", CRONTAB_PROGRAM)

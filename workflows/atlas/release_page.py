@@ -82,7 +82,9 @@ def page_content(release: ReleaseFolder, changes: Changes) -> AtlasContent:
         provenance={
             "Release": record.identifier,
             "Manifest": record.manifest,
-            "Began, ended": f"{record.began.isoformat()}, {record.ended.isoformat() if record.ended else 'not yet'}",
+            "Began, ended": ", ".join(
+                t.isoformat(timespec="seconds") if t else "not yet" for t in (record.began, record.ended)
+            ),
             "Results": str(release.root),
             "Made in this release": f"{len(made):,} in {sum(e.seconds for e in made):,.0f} s of runs,"
             f" {sum(e.bytes for e in made) / 1e9:,.2f} GB",

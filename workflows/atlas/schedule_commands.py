@@ -74,11 +74,11 @@ def schedule(
         options=tuple(option or ()),
         environment=needed_environment(profile),
     )
-    name = place_for(timing, on)
+    name = place_for(timing, on, to_install=install)
     place = PLACES[name]
     print(place.text(task), end="")
     if not install:
-        say(f"{name} would have it in {place.where(task)}; --install puts it there")
+        say(place.missing() or f"{name} would have it in {place.where(task)}; --install puts it there")
         return
     logs.mkdir(parents=True, exist_ok=True)  # SLURM makes no folder for what a job prints
     for other in remove_everywhere(subject, but=name):

@@ -262,7 +262,7 @@ def _content(run: _Run, release: ReleaseRecord | None, code: int) -> UnattendedC
         root=str(run.root),
         free_bytes=free,
         release=release.identifier if release else None,
-        index="../latest/index.html" if (run.root / "latest" / "index.html").exists() else None,
+        index="../index.html" if (run.root / "index.html").exists() else None,
         following=following,
         troubles=tuple(run.troubles),
         notes=tuple(run.notes),
