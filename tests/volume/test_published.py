@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +38,6 @@ from tests.volume.layouts import (
 from tests.volume.servers import Bucket, Server, first_tries, s3_bucket, web_server
 from tests.volume.stores import grey, shared
 from tests.workflows.runs import Finished, started_scheduler
-from workflows.cli import main
 
 VOXELS = phantom()
 THRESHOLD = ("--threshold", 500, "--block-shape", 64)
@@ -85,23 +83,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         zarr.create_array(folder / "plain.zarr", data=VOXELS, chunks=(32, 32, 32))
         scheduler = stack.enter_context(started_scheduler(base / "scheduler", workers=1))
         yield World(folder, web, bucket, scheduler.address)
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
-    """The command line in this process."""
-
-    def call(*arguments: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["voxcaliper", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return Finished(code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture
