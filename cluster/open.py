@@ -66,7 +66,8 @@ def open_cluster(
         **MEMORY_SETTINGS,
     }
     # What happens to a cluster becomes one sentence of ours. For good: Dask also speaks of connections after their end.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for handler in logging.getLogger("distributed").handlers:  # that of all its loggers, which have levels of their own
+        handler.setLevel(logging.CRITICAL)
     with dask.config.set(settings):
         if isinstance(profile, SchedulerProfile):
             if profile.unencrypted:
