@@ -25,9 +25,9 @@ class Costs:
 
 STAGES = 5
 MEASURED = Costs(
-    cpu_us=0.1551,
-    host_us=0.05515,
-    engine_us=2996,
+    cpu_us=0.1511,
+    host_us=0.05373,
+    engine_us=2900,
     source=1,
     scratch_read=0.3238,
     scratch_written=0.181,
