@@ -242,6 +242,7 @@ def convert(
             block_shape=block_shape_of(block_shape),
             kind="labels" if labels else "auto",
             report_progress=lambda stage, done, total: progress.stage(Progress(stage, done, total, done, total)),
+            warn=warn_of,
         )
     print(target)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,7 @@ def convert(
     block_shape: Index | None = None,
     kind: Kind = "auto",
     report_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    warn: Callable[[Iterable[Volume]], None] = lambda volumes: None,
 ) -> Multiscale:
     """Write a source as an OME-Zarr 0.5 image with a pyramid, in the memory of `convert_bytes`.
 
@@ -50,6 +51,7 @@ def convert(
     kind : the pyramid holds means (grey) or the most frequent values (labels); bool volumes always hold any.
         auto is grey for integers and floats.
     report_progress : called with the stage ("volume", "pyramid") and with voxels done and in all.
+    warn : called with what was opened, which may have been read although its metadata are wrong.
     """
     target = Path(os.path.abspath(target))
     draft = target.with_name(target.name + ".partial")
@@ -60,6 +62,7 @@ def convert(
             f"{draft} is there: another conversion is writing it, or one was stopped; in the second case remove it."
         )
     opened = open_volume(source)
+    warn([opened])
     spacing = voxel_size or opened.voxel_size
     if spacing is None:
         raise InputError(

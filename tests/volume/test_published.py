@@ -238,12 +238,17 @@ def test_a_bucket_that_does_not_list(world: World, layout: str, monkeypatch: pyt
         open_volume(f"{world.bucket.url}/nothing")
 
 
-def test_info_warns(world: World, layout: str, here: Callable[..., Finished]) -> None:
+def test_info_and_conversion_warn(
+    world: World, layout: str, here: Callable[..., Finished], tmp_path: Path
+) -> None:  # fmt: skip
     said = here("info", world.address(layout.replace(" ", "-"), "local"), "--level", LEVEL)
     assert said.code == 0
     assert "level 0     named in the metadata, but not there" in said.out
     assert f"level {LEVEL}     130 × 32 × 134 (this one)" in said.out
     lines = said.err.splitlines()
+    name = f"s{LEVEL}" if layout.startswith("N5") else str(LEVEL)
+    location = f"{world.address(layout.replace(' ', '-'), 'local')}/{name}"
+    assert here("convert", location, tmp_path / "copy.ome.zarr", "--quiet").err.splitlines() == lines
     assert all(line.startswith("voxcaliper: warning: ") and line.endswith(".") for line in lines)
     assert len(lines) == {"N5": 0, "OME-Zarr 0.4": 1, "OME-Zarr 0.5": 2}[layout.removesuffix(" of the atlas")]
 
