@@ -26,7 +26,7 @@ UM_PER_UNIT = {
     **dict.fromkeys(("meter", "metre", "m"), Decimal("1e6")),
     **dict.fromkeys(("inch", "in"), Decimal(25400)),
 }
-"""The NGFF names (https://ngff.openmicroscopy.org/0.5/#axes-md) and the short ones seen in files."""
+"""The names of OME-NGFF 0.5 (section "axes" metadata) and the short ones seen in files."""
 
 
 @dataclass(frozen=True)

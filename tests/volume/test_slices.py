@@ -384,8 +384,8 @@ def test_slices_of_an_ome_tiff_in_many_files(tmp_path: Path) -> None:
     )
     for z, plane in enumerate(VOXELS):
         text = (
-            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"'
-            f' UUID="urn:uuid:{z:032x}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16"'
+            f'<?xml version="1.0"?><OME UUID="urn:uuid:{z:032x}"><Image ID="Image:0">'
+            '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16"'
             f' SizeX="30" SizeY="20" SizeZ="12" SizeC="1" SizeT="1">{planes}</Pixels></Image></OME>'
         )
         tifffile.imwrite(tmp_path / f"slice{z}.tif", plane, photometric="minisblack", description=text, metadata=None)
