@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -73,3 +74,14 @@ def write_json(path: Path, content: Any, *, sort_keys: bool = False) -> None:
     """Write a JSON file; equal contents give equal bytes. Raises StorageError where it cannot be written."""
     text = json.dumps(content, indent=2, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
     write_whole(path, text + "\n")
+
+
+@contextlib.contextmanager
+def as_text(file: BinaryIO) -> Iterator[io.TextIOWrapper]:
+    """A binary file as text that leaves it open."""
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    try:
+        yield text
+    finally:
+        text.flush()
+        text.detach()

@@ -21,10 +21,10 @@ import pyarrow.parquet
 import xarray as xr
 
 from pipeline.errors import RunError, StorageError
-from pipeline.files import whole_file
+from pipeline.files import as_text, whole_file
 from workflows.atlas.flattening import ALL, Statistic, statistics_of
 from workflows.atlas.records import EntryRecord
-from workflows.atlas.release_folder import ReleaseFolder, as_text, open_release, understood
+from workflows.atlas.release_folder import ReleaseFolder, open_release, understood
 
 _WORD = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
 COLUMNS: dict[str, tuple[Any, str]] = {

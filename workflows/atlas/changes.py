@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StorageError
-from pipeline.files import whole_file
+from pipeline.files import as_text, whole_file
 from pipeline.report import Changes, EntryChange, KeyChange, ValueChange
 from workflows.atlas.catalogue import Written
 from workflows.atlas.flattening import ALL
 from workflows.atlas.records import EntryRecord
-from workflows.atlas.release_folder import ReleaseFolder, as_text, find_release, identifiers, open_release
+from workflows.atlas.release_folder import ReleaseFolder, find_release, identifiers, open_release
 from workflows.atlas.staleness import Key, reasons
 
 COMPARED = ["region", "label", "statistic", "unit", "value"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -114,14 +113,3 @@ def understood(run: Path | None) -> Iterator[None]:
             f"{run} holds no result of this version of voxcaliper ({type(error).__name__}: {error}); restore it or"
             " make its entry again."
         ) from error
-
-
-@contextlib.contextmanager
-def as_text(file: Any) -> Iterator[io.TextIOWrapper]:
-    """A binary file as text that leaves it open."""
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    try:
-        yield text
-    finally:
-        text.flush()
-        text.detach()
