@@ -16,23 +16,20 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any, ClassVar
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.placement import Placement, Position
 from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
-from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
+from pipeline.volume.nifti import NIFTI_BYTES, NiftiHeader, read_nifti_header
 from pipeline.volume.patience import patiently, reason
 from pipeline.volume.ranged import HEADER_BYTES, RangedFile
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice, TiffVolume
-from pipeline.volume.volumes import Position, Volume
-
-NIFTI_BYTES = 540
-"""The longest header."""
+from pipeline.volume.volumes import Volume
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,8 @@ class Contents:
 
     chunk_shape : what cannot be read in part. decode_bytes, kept_bytes : of the volume. read : a box.
     layout : how the voxels lie, in words; what a volume is told from another one by.
+    placement : None where the file says nothing of it.
+    warnings : the rest of sentences that begin with the file's name.
     """
 
     format: str
@@ -52,6 +51,8 @@ class Contents:
     kept_bytes: int
     layout: str
     read: Callable[[Box], npt.NDArray[Any]]
+    placement: Placement | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def metadata_sha256(self) -> str:
@@ -136,7 +137,7 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
         chunk_shape=found.chunk_shape,
         shard_shape=found.shape,
         voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else found.voxel_size,
-        origin_um=(0.0, 0.0, 0.0),
+        placement=found.placement,
         level=0,
         level_count=1,
         format=found.format,
@@ -145,6 +146,7 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
         metadata_sha256=found.metadata_sha256,
         decode_bytes=found.decode_bytes,
         kept_bytes=found.kept_bytes,
+        warnings=tuple(f"{location} {warning}" for warning in found.warnings),
     )
 
 
@@ -213,8 +215,12 @@ def _tiff(file: RangedFile) -> Contents:
 
 
 def _nifti(file: RangedFile) -> Contents:
-    flat, voxel_size = _nifti_header(file.read_at(0, NIFTI_BYTES))
-    return _flat_contents(file, "NIfTI", flat, voxel_size)
+    return _nifti_contents(file, read_nifti_header(file.read_at(0, NIFTI_BYTES)))
+
+
+def _nifti_contents(file: RangedFile, header: NiftiHeader) -> Contents:
+    contents = _flat_contents(file, "NIfTI", header.flat, header.voxel_size)
+    return replace(contents, placement=header.placement, warnings=header.warnings)
 
 
 def _compressed_nifti(file: RangedFile) -> Contents:
@@ -223,43 +229,16 @@ def _compressed_nifti(file: RangedFile) -> Contents:
             head = opened.read(NIFTI_BYTES)
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(str(error)) from error
-    flat, voxel_size = _nifti_header(head)
+    header = read_nifti_header(head)
+    flat = header.flat
     content = CompressedFile(file.store, flat.offset + math.prod(flat.shape) * flat.dtype.itemsize)
     return replace(
-        _flat_contents(file, "NIfTI", flat, voxel_size),
+        _nifti_contents(file, header),
         chunk_shape=(1, flat.shape[1], flat.shape[2]),
         decode_bytes=3 * flat.layer_bytes,
         kept_bytes=KEPT_BYTES,
         read=lambda box: flat.read(content.read_at, box),
     )
-
-
-def _nifti_header(head: bytes) -> tuple[Flat, VoxelSize | None]:
-    """Where the voxels lie, and the spacing as the header states it.
-
-    The array's axes x, y, z become z, y, x; the orientation in space is left alone. Unknown units are mm, as the
-    authors of NIfTI-1 advise.
-    """
-    kinds: tuple[Any, ...] = (nib.Nifti1Header, nib.Nifti2Header)
-    kind = next((kind for kind in kinds if kind.may_contain_header(head)), None)
-    if kind is None:
-        raise ValueError("it has no NIfTI header")
-    header: Any = kind(head[: kind.sizeof_hdr], check=True)
-    shape = tuple(map(int, header.get_data_shape()))
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    slope, intercept = header.get_slope_inter()
-    scaled = slope is not None and (slope, intercept) != (1.0, 0.0)
-    flat = Flat(
-        int(header.get_data_offset()),
-        volume_shape(shape[::-1]),
-        header.get_data_dtype(),
-        slope=float(slope) if scaled else None,
-        intercept=float(intercept or 0.0),
-    )
-    unit = {"unknown": "mm", "meter": "m", "micron": "um"}.get(header.get_xyzt_units()[0], "mm")
-    spacing = [plain_decimal(float(side)) for side in header.get_zooms()[2::-1]]
-    return flat, voxel_size_of([*spacing], [unit_um(unit)] * len(spacing))
 
 
 READERS: dict[str, tuple[str, Callable[[RangedFile], Contents]]] = {

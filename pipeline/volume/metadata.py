@@ -14,7 +14,10 @@ from pydantic import ValidationError
 
 from pipeline.errors import InputError
 from pipeline.geometry import VoxelSize
+from pipeline.placement import UPRIGHT, Directions
 
+OWN = "voxcaliper"
+"""The attribute of groups and arrays that holds what voxcaliper says of what it wrote."""
 UM_PER_UNIT = {
     **dict.fromkeys(("micrometer", "micrometre", "micron", "microns", "um", "\u00b5m", "\u03bcm"), Decimal(1)),
     **dict.fromkeys(("nanometer", "nanometre", "nm"), Decimal("1e-3")),
@@ -35,11 +38,16 @@ class ImageMetadata:
 
     format : "OME-Zarr 0.4" or "OME-Zarr 0.5".
     warnings : one sentence each on what is invalid and was read all the same.
+    places : whether the translations can be believed. directions : of the axes z, y, x, which OME-Zarr cannot say;
+        voxcaliper keeps them in an attribute of its own. exact : whether numbers are to be taken digit by digit.
     """
 
     format: str
     multiscale: Multiscale
     warnings: tuple[str, ...] = ()
+    places: bool = True
+    directions: Directions = UPRIGHT
+    exact: bool = False
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
@@ -54,8 +62,11 @@ class ImageMetadata:
             raise InputError(f"{location} has the axes {', '.join(names)}; three spatial axes z, y, x are needed.")
         return names
 
-    def units_um(self, location: str) -> list[Decimal] | None:
-        """µm per unit of each axis (1 for axes that are not spatial), None where a spatial axis has no unit."""
+    def units_um(self, location: str, known: bool = False) -> list[Decimal] | None:
+        """µm per unit of each axis (1 for axes that are not spatial), None where a spatial axis has no unit.
+
+        known : the voxel size is known from elsewhere, so a unit that is no length is none.
+        """
         factors = []
         for axis in self.multiscale.axes:
             if str(axis.name).lower() not in ("z", "y", "x"):
@@ -63,6 +74,8 @@ class ImageMetadata:
             elif axis.unit is None:
                 return None
             elif (factor := unit_um(str(axis.unit))) is None:
+                if known:
+                    return None
                 raise InputError(
                     f"{location} gives axis {axis.name} in {axis.unit!r}, which is no unit of length known here;"
                     " give the voxel size with --voxel-size-um."
@@ -79,13 +92,14 @@ class ImageMetadata:
         ]
         ndim = len(self.multiscale.axes)
         scale, translation = [Decimal(1)] * ndim, [Decimal(0)] * ndim
+        spacing = exact_decimal if self.exact else plain_decimal
         for transform in transforms:
             if isinstance(transform, VectorScale):
-                factors = [plain_decimal(v) for v in transform.scale]
+                factors = [spacing(v) for v in transform.scale]
                 scale = [a * b for a, b in zip(scale, factors, strict=True)]
                 translation = [a * b for a, b in zip(translation, factors, strict=True)]
             elif isinstance(transform, VectorTranslation):
-                translation = [a + plain_decimal(v) for a, v in zip(translation, transform.translation, strict=True)]
+                translation = [a + exact_decimal(v) for a, v in zip(translation, transform.translation, strict=True)]
             else:  # a path to an array of scales
                 return None
         return scale, translation
@@ -122,7 +136,25 @@ def image_metadata(location: str, attributes: dict[str, Any]) -> ImageMetadata |
     except (ValidationError, LookupError, TypeError, AttributeError) as error:
         detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no list of datasets"
         raise InputError(f"{location} has invalid OME-Zarr {version} metadata: {detail}.") from error
-    return ImageMetadata(f"OME-Zarr {version}", multiscale, tuple(warnings))
+    own = attributes.get(OWN)
+    return ImageMetadata(
+        f"OME-Zarr {version}",
+        multiscale,
+        tuple(warnings),
+        places=document == documents[0],
+        directions=_own_directions(location, own.get("directions")) if isinstance(own, dict) else UPRIGHT,
+        exact=isinstance(own, dict),
+    )
+
+
+def _own_directions(location: str, stated: Any) -> Directions:
+    if stated is None:
+        return UPRIGHT
+    try:
+        z, y, x = ((float(row[0]), float(row[1]), float(row[2])) for row in stated)
+    except (TypeError, ValueError, LookupError) as error:
+        raise InputError(f"{location} has an attribute {OWN}.directions that is no 3 × 3 matrix; remove it.") from error
+    return z, y, x
 
 
 def _repaired(document: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +181,11 @@ def voxel_size_of(sizes: list[Decimal | None], units: list[Decimal | None]) -> V
     """From lengths (z, y, x) and µm per unit of each; None where one of them is not known."""
     um = [float(size * unit) for size, unit in zip(sizes, units, strict=True) if size and unit]
     return VoxelSize((um[0], um[1], um[2])) if len(um) == 3 else None
+
+
+def exact_decimal(value: float) -> Decimal:
+    """The shortest decimal that is this number: what is written and read again stays what it was."""
+    return Decimal(repr(float(value)))
 
 
 def plain_decimal(value: float) -> Decimal:

@@ -24,11 +24,12 @@ from zarr.core.buffer import default_buffer_prototype
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
 from pipeline.volume.metadata import plain_decimal, unit_um
 from pipeline.volume.patience import reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
-from pipeline.volume.volumes import Position, Volume
+from pipeline.volume.volumes import Volume
 
 DOCUMENT = "attributes.json"
 ESSENTIAL = ("dimensions", "blockSize", "dataType", "compression")
@@ -246,7 +247,7 @@ def _describe(
         chunk_shape=in_order(axes, own["blockSize"]),
         shard_shape=None,
         voxel_size=voxel_size,
-        origin_um=(0.0, 0.0, 0.0),
+        placement=None,
         level=level,
         level_count=level_count,
         format="N5",

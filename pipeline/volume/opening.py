@@ -8,11 +8,12 @@ from functools import partial
 from typing import NamedTuple
 
 from pipeline.errors import InputError
+from pipeline.placement import Position
 from pipeline.volume.files import is_file, open_file
 from pipeline.volume.n5_arrays import is_n5, open_n5
 from pipeline.volume.slices import find_stack
 from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
-from pipeline.volume.volumes import Position, Volume
+from pipeline.volume.volumes import Volume
 from pipeline.volume.zarr_arrays import is_zarr, listing, open_zarr
 
 __all__ = ["Position", "Volume", "absolute_location", "open_volume"]

@@ -21,13 +21,14 @@ import zict
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.placement import Position
 from pipeline.volume.jpeg2000 import Jpeg2000Slice
 from pipeline.volume.patience import patiently, reason
 from pipeline.volume.ranged import RangedFile
 from pipeline.volume.slice_names import MOST_FILES, check_names, names_in, natural
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice
-from pipeline.volume.volumes import PIECE_BYTES, Position, Volume
+from pipeline.volume.volumes import PIECE_BYTES, Volume
 
 CODECS: dict[str, tuple[type[TiffSlice | Jpeg2000Slice], tuple[str, ...]]] = {
     "TIFF": (TiffSlice, (".tif", ".tiff")),
@@ -184,7 +185,7 @@ def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Posi
         chunk_shape=(1, *plane),
         shard_shape=None,
         voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else None,
-        origin_um=(0.0, 0.0, 0.0),
+        placement=None,
         level=0,
         level_count=1,
         format=f"folder of {codec} slices",

@@ -18,12 +18,10 @@ import numpy.typing as npt
 
 from pipeline.errors import StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
+from pipeline.placement import Placement, Position
 from pipeline.volume.arrays import StoredArray
 from pipeline.volume.patience import patiently, reason
 from pipeline.volume.stores import AT_ONCE, ObjectStat, RefusedError
-
-Position = tuple[float, float, float]
-"""A point in µm (z, y, x)."""
 
 PIECE_BYTES = 16 * 2**20
 """Boxes are read in pieces of about this size, so that decoding needs little beside the box itself."""
@@ -42,7 +40,7 @@ class Volume:
         that holds several chunks; shard_shape is None where every chunk is an object of its own.
     dtype : bool, integer or float, in numpy's words and in the byte order of this machine.
     voxel_size : spacing in µm, None where neither the metadata nor the caller gave one.
-    origin_um : centre of voxel (0, 0, 0) in µm; the levels of a pyramid share one frame.
+    placement : where it lies; the levels of a pyramid share one frame. None where the source says nothing of it.
     level, level_count : which step of the pyramid this is, of how many; 0 of 1 for a bare array.
     format : as people call it: "OME-Zarr 0.5", "Zarr v2 array", "N5" …
     every_chunk_stored : the writer promised to store every chunk, so a missing one means damage.
@@ -62,7 +60,7 @@ class Volume:
     chunk_shape: Index
     shard_shape: Index | None
     voxel_size: VoxelSize | None
-    origin_um: Position
+    placement: Placement | None
     level: int
     level_count: int
     format: str
@@ -72,6 +70,11 @@ class Volume:
     decode_bytes: int | None = None
     kept_bytes: int = 0
     warnings: tuple[str, ...] = ()
+
+    @property
+    def origin_um(self) -> Position:
+        """Centre of the first voxel, µm (z, y, x); 0 where the source says nothing of its place."""
+        return self.placement.origin_um if self.placement else (0.0, 0.0, 0.0)
 
     @property
     def name(self) -> str:

@@ -23,11 +23,12 @@ from zarr.storage import StorePath, WrapperStore
 
 from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.placement import Placement, Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
-from pipeline.volume.metadata import ImageMetadata, image_metadata
+from pipeline.volume.metadata import OWN, ImageMetadata, exact_decimal, image_metadata
 from pipeline.volume.patience import patiently, reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
-from pipeline.volume.volumes import Position, Volume
+from pipeline.volume.volumes import Volume
 
 DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
 
@@ -250,15 +251,8 @@ def _describe(
     axes = stored_axes(where, array.shape, image.axis_names(location) if image else _axis_names(array))
     order = [axes.index(axis) for axis in "zyx"]
 
-    voxel_size, origin_um = VoxelSize(voxel_size_um) if voxel_size_um else None, (0.0, 0.0, 0.0)
-    if image and not voxel_size:
-        placing, units = image.placing(level), image.units_um(location)
-        if placing and units:
-            scale, translation = (
-                cast(Position, tuple(float(values[i] * units[i]) for i in order)) for values in placing
-            )
-            voxel_size, origin_um = VoxelSize(scale), translation
-    own = array.attrs.get("voxcaliper")
+    voxel_size, placement = _in_space(location, image, level, order, voxel_size_um)
+    own = array.attrs.get(OWN)
     metadata_sha256 = _metadata_sha256(array)
     return Volume(
         location=location,
@@ -269,7 +263,7 @@ def _describe(
         chunk_shape=in_order(axes, array.chunks),
         shard_shape=in_order(axes, array.shards) if array.shards else None,
         voxel_size=voxel_size,
-        origin_um=origin_um,
+        placement=placement,
         level=level,
         level_count=len(image.datasets) if image else 1,
         format=image.format if image else f"Zarr v{array.metadata.zarr_format} array",
@@ -278,6 +272,35 @@ def _describe(
         metadata_sha256=metadata_sha256,
         warnings=image.warnings if image else (),
     )
+
+
+def _in_space(
+    location: str, image: ImageMetadata | None, level: int, order: list[int], given_um: Position | None
+) -> tuple[VoxelSize | None, Placement | None]:
+    """Spacing and placement of a level. order : where z, y, x stand among the stored axes. given_um : goes before.
+
+    A translation whose unit is not known counts in voxels, and these are as large as it was given.
+    """
+    given = VoxelSize(given_um) if given_um else None
+    placing = image.placing(level) if image else None
+    if image is None or placing is None:
+        return given, None
+    scale, translation = ([values[i] for i in order] for values in placing)
+    units = image.units_um(location, given is not None)
+    if units:
+        scale, translation = (
+            [value * units[i] for value, i in zip(values, order, strict=True)] for values in (scale, translation)
+        )
+    elif given is None:
+        return None, None
+    elif any(side <= 0 for side in scale):
+        return given, None
+    else:
+        sides = map(exact_decimal, given.um)
+        translation = [t / s * side for t, s, side in zip(translation, scale, sides, strict=True)]
+    z, y, x = map(float, translation)
+    placement = Placement((z, y, x), image.directions) if image.places else None
+    return given or VoxelSize(cast(Position, tuple(map(float, scale)))), placement
 
 
 def _axis_names(array: zarr.Array[Any]) -> list[str]:
