@@ -26,8 +26,9 @@ from pipeline.report import (
 )
 from pipeline.surface import SIDES, Side
 from pipeline.tally import Histogram
+from pipeline.volume.laying import LaidVolume
 from pipeline.volume.opening import Volume, open_volume
-from workflows.provenance import shown_circumstances
+from workflows.provenance import shown_circumstances, shown_place
 
 Array = npt.NDArray[Any]
 Measures = dict[str, Any]
@@ -63,7 +64,7 @@ def _labelled_planes(job: ComparisonJob) -> list[LabelledSlice] | None:
     """Planes of the labels, from the finest level that is not too large; None where there is no such level."""
     levels = range(job.reference.level, job.reference.level_count)
     opened = (_at_level(job.reference, level) for level in levels)
-    labels = next((volume for volume in opened if max(volume.shape) <= SLICE_PIXELS), None)
+    labels = next((volume for volume in opened if volume and max(volume.shape) <= SLICE_PIXELS), None)
     if labels is None:
         return None
     grey = _at_level(job.image, labels.level) if job.image and labels.level < job.image.level_count else None
@@ -76,8 +77,11 @@ def _labelled_planes(job: ComparisonJob) -> list[LabelledSlice] | None:
     )  # fmt: skip
 
 
-def _at_level(volume: Volume, level: int) -> Volume:
-    return volume if level == volume.level else open_volume(volume.location, level=level)
+def _at_level(volume: Volume, level: int) -> Volume | None:
+    """Another level of a volume; None where it is laid on another one, whose coarser levels may lie otherwise."""
+    if level == volume.level:
+        return volume
+    return None if isinstance(volume, LaidVolume) else open_volume(volume.location, level=level)
 
 
 def _timings(job: ComparisonJob, totals: Mapping[str, Mapping[str, Any]]) -> list[Timing]:
@@ -96,6 +100,7 @@ def _shown(job: ComparisonJob, provenance: Mapping[str, Any]) -> dict[str, str]:
             what.capitalize(): f"{volume.name} ({volume.format}, {volume.dtype})"
             for what, volume in job.volumes.items()
         },
+        **shown_place(job.reference, job.volumes.values()),
         "Border of the volume": job.border,
         "Blocks": f"{len(job.grid):,} of {' × '.join(map(str, job.grid.block_shape))} voxels",
         **shown_circumstances(provenance),

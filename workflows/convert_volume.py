@@ -19,8 +19,16 @@ import numpy as np
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
+from pipeline.placement import AT_ORIGIN
 from pipeline.volume.opening import Volume, open_volume
-from pipeline.volume.writing import Multiscale, Reducer, create_multiscale, reduce_block_bytes, write_block_bytes
+from pipeline.volume.writing import (
+    Multiscale,
+    Reducer,
+    create_multiscale,
+    reduce_block_bytes,
+    with_rotation_said,
+    write_block_bytes,
+)
 
 Kind = Literal["auto", "grey", "labels"]
 
@@ -61,9 +69,9 @@ def convert(
         raise InputError(
             f"{draft} is there: another conversion is writing it, or one was stopped; in the second case remove it."
         )
-    opened = open_volume(source)
+    opened = with_rotation_said(open_volume(source, voxel_size_um=voxel_size.um if voxel_size else None))
     warn([opened])
-    spacing = voxel_size or opened.voxel_size
+    spacing = opened.voxel_size
     if spacing is None:
         raise InputError(
             f"{source} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7."
@@ -76,7 +84,8 @@ def convert(
         block_shape=block_shape or default_block_shape(opened),
         name=target.name.removesuffix(".zarr").removesuffix(".ome"),
         reducer=choose_reducer(opened, kind),
-        attributes={"voxcaliper": {"converted_from": Path(source).name, "source_format": opened.format}},
+        placement=opened.placement or AT_ORIGIN,
+        attributes={"converted_from": Path(source).name, "source_format": opened.format},
     )
     try:
         _write_volume(opened, multiscale, report_progress)
@@ -196,6 +205,7 @@ def describe_volume(volume: Volume) -> str:
         ]
     else:
         rows.append(("voxel size", "not stated; give it with --voxel-size-um"))
+    rows += _place(volume)
     objects = _objects(volume)
     shards = f" in shards of {_times(volume.shard_shape)}" if volume.shard_shape and objects == "shards" else ""
     rows.append(("chunks", f"{_times(volume.chunk_shape)}{shards}"))
@@ -211,6 +221,16 @@ def describe_volume(volume: Volume) -> str:
     if "JPEG 2000" in volume.format:
         rows.append(("checksums", "none in this format: damage that still decodes is not noticed"))
     return "\n".join(f"{title:<11} {text}" for title, text in rows)
+
+
+def _place(volume: Volume) -> list[tuple[str, str]]:
+    if volume.placement is None:
+        return [("place", "not stated")]
+    z, y, x = volume.placement.origin_um
+    return [
+        ("origin", f"{z:.9g}, {y:.9g}, {x:.9g} µm (z, y, x), the centre of the first voxel"),
+        ("axes", volume.placement.describe_directions()),
+    ]
 
 
 def _objects(volume: Volume) -> str:

@@ -137,6 +137,7 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
         chunk_shape=found.chunk_shape,
         shard_shape=found.shape,
         voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else found.voxel_size,
+        stated_voxel_size=found.voxel_size,
         placement=found.placement,
         level=0,
         level_count=1,
