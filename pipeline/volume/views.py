@@ -19,7 +19,7 @@ def to_xarray(volume: Volume, *, name: str | None = None, long_name: str | None 
     """A volume as a lazy DataArray with the dimensions (z, y, x).
 
     A chunk of it is a stored object, or where that is a whole file some of its planes.
-    Coordinates are voxel centres in µm, in the frame of the source, which all levels of a pyramid share; they fall where
+    Coordinates are voxel centres in µm, in the frame of the source, which all levels of a pyramid share; falling where
     an axis runs against the frame's. Where axes run along no axis of the frame, they are lengths along the axes of the
     array (pipeline.placement). Voxel indices where the volume has no voxel size. Attributes: voxel_size_um, origin_um
     and directions where they are known, source, format, level.
