@@ -1,4 +1,4 @@
-"""Where volumes lie: headers against nibabel and SimpleITK, lattices on each other, and turned volumes voxel by voxel."""
+"""Where volumes lie: headers against nibabel and SimpleITK, lattices on each other, turned volumes voxel by voxel."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from workflows.convert_volume import convert
 
 UM = (3.0, 0.7, 0.5)
 TURNS = [
-    Turn((order[0], order[1], order[2]), backwards)
+    Turn((order[0], order[1], order[2]), (backwards[0], backwards[1], backwards[2]))
     for order in itertools.permutations(range(3))
     for backwards in itertools.product((False, True), repeat=3)
 ]
 turns = st.sampled_from(TURNS)
+new_nifti: Any = nib.Nifti1Image
 
 
 def nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[Any], unit: str = "mm") -> Path:
-    """voxels : (x, y, z)."""
-    image: Any = nib.Nifti1Image(voxels, affine)
+    """Voxels : (x, y, z)."""
+    image = new_nifti(voxels, affine)
     image.header.set_xyzt_units(unit)
     nib.save(image, path)
     return path
@@ -60,7 +61,9 @@ def turned(placement: Placement, um: VoxelSize, shape: Index, turn: Turn) -> Lat
     for axis, back in zip(turn.order, turn.backwards, strict=True):
         first[axis] = shape[axis] - 1 if back else 0
     sides = tuple(um.um[axis] for axis in turn.order)
-    return Lattice(turn.shape(shape), VoxelSize(sides), placement.starting_at(first, um).turned(turn))  # type: ignore[arg-type]
+    return Lattice(
+        turn.shape(shape), VoxelSize((sides[0], sides[1], sides[2])), placement.starting_at(first, um).turned(turn)
+    )
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -89,7 +92,7 @@ def test_the_affine_of_a_nifti_file_places_every_corner(tmp_path: Path, kind: st
 
 
 def test_sform_goes_before_qform_and_both_before_pixdim(tmp_path: Path) -> None:
-    image: Any = nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), None)
+    image: Any = new_nifti(np.zeros((4, 5, 6), np.uint8), None)
     image.header.set_xyzt_units("mm")
     image.header["pixdim"][1:4] = 1
     path = str(tmp_path / "v.nii")
@@ -139,7 +142,7 @@ def test_every_level_of_an_image_has_its_translation(
         dataset["coordinateTransformations"].append({"type": "translation", "translation": [10.0, 2.1375, 0.35 * n]})
     group.attrs.update({"ome": ome} if version == "0.5" else ome)
     um = tuple(side * 2**level for side in given) if given else None
-    assert open_volume(str(path), level=level, voxel_size_um=um).origin_um == (10.0, 2.1375, 0.35 * level)  # type: ignore[arg-type]
+    assert open_volume(str(path), level=level, voxel_size_um=um).origin_um == (10.0, 2.1375, 0.35 * level)
     assert open_volume(f"{path}/{level}").origin_um == (10.0, 2.1375, 0.35 * level)
 
 

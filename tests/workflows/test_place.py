@@ -101,7 +101,7 @@ def away(*mm: float) -> Voxels:
 
 
 def test_comparisons_are_the_same_in_all_orientations(client: Client, tmp_path: Path) -> None:
-    """compare with an image and regions, all three stored in 48 orientations: every number of the result, `==`."""
+    """Compare with an image and regions, all three stored in 48 orientations: every number of the result, `==`."""
     reference = save(tmp_path / "reference.nii.gz", labels(0))
     paths = {
         "prediction": save(tmp_path / "prediction.nii.gz", labels(1)),
@@ -278,7 +278,7 @@ def test_two_boxes_of_one_lattice(client: Client, tmp_path: Path) -> None:
     }
     for box, (one, other) in by_hand.items():
         options: dict[str, Any] = {"device": "cpu", "block_shape": (4, 5, 6)}
-        config = ComparisonConfig(reference=reference, prediction=str(tmp_path / "cut.nii.gz"), box=box, **options)  # type: ignore[arg-type]
+        config = ComparisonConfig(reference=reference, prediction=str(tmp_path / "cut.nii.gz"), box=box, **options)
         expected = run(client, ComparisonConfig(reference=one, prediction=other, **options), tmp_path / f"hand-{box}")
         assert run(client, config, tmp_path / f"run-{box}") == expected
         for name in ("reference", "prediction", "difference"):
@@ -301,15 +301,16 @@ def ome(path: Path, voxels: Voxels, translation: tuple[float, ...]) -> str:
     """A five-dimensional OME-Zarr 0.4 image."""
     group = zarr.create_group(path, zarr_format=2)
     group.create_array("0", data=voxels[None, None], chunks=(1, 1, 4, 4, 4))
-    axes = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
+    axes: list[Any] = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
     axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
     transforms = [
         {"type": "scale", "scale": [1, 1, 2.5, 0.7125, 0.7125]},
         {"type": "translation", "translation": [0, 0, *translation]},
     ]
-    group.attrs["multiscales"] = [
+    multiscales: Any = [
         {"version": "0.4", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": transforms}]}
     ]
+    group.attrs["multiscales"] = multiscales
     return str(path)
 
 
@@ -328,7 +329,7 @@ def test_translated_images_meet_where_they_overlap(here: Command, client: Client
 
 @pytest.mark.parametrize("level", [0, 1])
 def test_a_map_lies_on_its_mask(client: Client, tmp_path: Path, level: int) -> None:
-    """xarray pairs every voxel of a mask with its thickness, on every level."""
+    """Xarray pairs every voxel of a mask with its thickness, on every level."""
     mask = noise((40, 70, 90), 2, 1).astype(np.uint8)
     source = ome(tmp_path / "source.zarr", mask, (-3.25, 1 / 3, 2.1375))
     from workflows.convert_volume import convert
