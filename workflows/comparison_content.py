@@ -22,6 +22,7 @@ from pipeline.report import (
     ThicknessHistogram,
     Timing,
     compared_slices,
+    in_frame,
     labelled_slices,
 )
 from pipeline.surface import SIDES, Side
@@ -71,10 +72,11 @@ def _labelled_planes(job: ComparisonJob) -> list[LabelledSlice] | None:
     if grey is not None and grey.shape != labels.shape:
         grey = None
     wanted = None if job.labels is None else np.array(job.labels)
-    return labelled_slices(
+    planes = labelled_slices(
         lambda box: _selected(read_labels(labels, box), wanted), labels.shape, labels.voxel_size or job.voxel_size,
         grey=grey.read if grey is not None else None,
     )  # fmt: skip
+    return in_frame(planes, labels.placement, labels.voxel_size or job.voxel_size)
 
 
 def _at_level(volume: Volume, level: int) -> Volume | None:
@@ -163,10 +165,11 @@ def _planes(
     def read(volume: Volume | None) -> Callable[[Box], npt.NDArray[np.float32]] | None:
         return (lambda box: np.asarray(volume.read(box), np.float32)) if volume is not None else None
 
-    return compared_slices(
+    planes = compared_slices(
         labels(reference), labels(prediction), reference.shape, reference.voxel_size or job.voxel_size,
         reference_thickness=read(thickness), prediction_thickness=read(other_thickness),
     )  # fmt: skip
+    return in_frame(planes, reference.placement, reference.voxel_size or job.voxel_size)
 
 
 def _selected(labels: Array, wanted: Array | None) -> Array:

@@ -20,6 +20,7 @@ from pipeline.report import (
     Slice,
     ThicknessHistogram,
     Timing,
+    in_frame,
     largest_projection,
     orthogonal_slices,
     write_report,
@@ -166,4 +167,4 @@ def _slices(job: ThicknessJob, foreground_share: float) -> tuple[list[Slice], st
     slices = orthogonal_slices(read, volume.shape, volume.voxel_size)
     if foreground_share < SPARSE:
         slices.append(largest_projection(read, volume.shape, volume.voxel_size))
-    return slices, None
+    return in_frame(slices, volume.placement, volume.voxel_size), None

@@ -147,7 +147,7 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
         metadata_sha256=found.metadata_sha256,
         decode_bytes=found.decode_bytes,
         kept_bytes=found.kept_bytes,
-        warnings=tuple(f"{location} {warning}" for warning in found.warnings),
+        warnings=tuple(f"{location} {warning}." for warning in found.warnings),
     )
 
 
