@@ -150,7 +150,7 @@ def in_frame(slices: Iterable[AnySlice], placement: Placement | None, voxel_size
     for each in slices:
         axis = AXES.index(third_axis(each.plane))
         from_first: Any = each.position_um  # None of projections alone
-        position = None if from_first is None else start[axis] + signs[axis] * from_first
+        position: Any = None if from_first is None else start[axis] + signs[axis] * from_first
         placed.append(replace(each, position_um=position))
     return placed
 
