@@ -23,6 +23,7 @@ from pipeline.volume.views import to_xarray
 from tests.shared_data import shared_data
 from tests.workflows.conftest import Command, noise
 from workflows.config import ComparisonConfig, ThicknessConfig
+from workflows.convert_volume import convert
 from workflows.results import open_run
 from workflows.run_comparison import execute_comparison, start_comparison
 from workflows.run_thickness import execute, start
@@ -332,8 +333,6 @@ def test_a_map_lies_on_its_mask(client: Client, tmp_path: Path, level: int) -> N
     """Xarray pairs every voxel of a mask with its thickness, on every level."""
     mask = noise((40, 70, 90), 2, 1).astype(np.uint8)
     source = ome(tmp_path / "source.zarr", mask, (-3.25, 1 / 3, 2.1375))
-    from workflows.convert_volume import convert
-
     convert(source, tmp_path / "mask.ome.zarr", kind="labels", block_shape=(20, 35, 45))
     path = str(tmp_path / "mask.ome.zarr")
     run(client, ThicknessConfig(mask=path, level=level, device="cpu"), tmp_path / "run")
@@ -347,6 +346,26 @@ def test_a_map_lies_on_its_mask(client: Client, tmp_path: Path, level: int) -> N
         assert volume.x[0] == 2.1375
         coarse = to_xarray(open_volume(path, level=1)) * open_run(tmp_path / "run", level=1).thickness
         assert coarse.shape == open_volume(path, level=1).shape
+
+
+@pytest.mark.parametrize("kind", ["image", "backwards", "oblique"])
+def test_a_source_keeps_its_place_to_the_end(client: Client, tmp_path: Path, kind: str) -> None:
+    """Source → convert → thickness → xarray: every voxel within 1e-9 µm, and no voxel without its partner."""
+    mask = noise((20, 70, 40), 2, 1).astype(np.uint8)
+    turn = {"backwards": np.diag([-1.0, 1, -1, 1]), "oblique": np.eye(4)}.get(kind, np.eye(4))
+    if kind == "oblique":
+        turn[:2, :2] = [[0.6, -0.8], [0.8, 0.6]]
+    if kind == "image":
+        source = ome(tmp_path / "source.zarr", mask, (-3.25, 1 / 3, 123456.789))
+    else:
+        source = save(tmp_path / "source.nii.gz", mask.T, turn @ AFFINE @ away(0.1234567, -1e3, 77.7))
+    convert(source, tmp_path / "mask.ome.zarr", kind="labels", block_shape=(20, 35, 45))
+    run(client, ThicknessConfig(mask=str(tmp_path / "mask.ome.zarr"), device="cpu"), tmp_path / "run")
+    before, after = to_xarray(open_volume(source)), open_run(tmp_path / "run").thickness
+    for axis in "zyx":
+        np.testing.assert_allclose(after[axis], before[axis], rtol=0, atol=1e-9)
+    assert (before * after).shape == mask.shape
+    assert after.attrs["directions"] == before.attrs["directions"]
 
 
 def test_regions_of_a_flipped_file_are_those_of_the_mask(client: Client, tmp_path: Path) -> None:
