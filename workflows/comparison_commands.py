@@ -46,6 +46,10 @@ PredictionArgument = Annotated[str, typer.Argument(help="The predicted labels, o
 LabelsOption = Annotated[
     str | None, typer.Option("--label", metavar="N[,N…]", help="Labels to compare; default: all but 0.")
 ]
+IgnoreOption = Annotated[
+    str | None,
+    typer.Option("--ignore-label", metavar="N", help="Leave out voxels where the reference holds this label."),
+]
 ToleranceOption = Annotated[
     str, typer.Option("--tolerance-um", metavar="UM[,UM…]", help="Tolerances of the normalised surface distance.")
 ]
@@ -86,10 +90,20 @@ def objects_of(text: str) -> ObjectKind:
     raise InputError(f"--objects must be none, components or labels, but {text!r} was given.")
 
 
+def ignore_label_of(text: str | None) -> int | None:
+    """--ignore-label."""
+    if text is None:
+        return None
+    labels = whole_numbers(text, name="--ignore-label", least=1)
+    if len(labels) > 1:
+        raise InputError(f"--ignore-label takes one whole number, but {text!r} was given.")
+    return labels[0]
+
+
 def comparison_config(
     reference: str, prediction: str | None, level: int, labels: str | None, tolerances: str, widths: str,
     voxel_size_um: str | None, image: str | None, regions: str | None, measures: str, objects: str, border: str,
-    maps: bool, block_shape: str | None, device: str, *, keep_scratch: bool,
+    maps: bool, block_shape: str | None, device: str, *, keep_scratch: bool, ignore_label: str | None = None,
 ) -> ComparisonConfig:  # fmt: skip
     """The configuration out of the options."""
     from pipeline.volume.opening import absolute_location
@@ -112,6 +126,7 @@ def comparison_config(
         block_shape=block_shape_of(block_shape),
         device=device_of(device),
         keep_scratch=keep_scratch,
+        ignore_label=ignore_label_of(ignore_label),
     )
 
 
@@ -123,6 +138,7 @@ def compare(
     maps: MapsOption = True, block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
     device: DeviceOption = "auto", keep_scratch: KeepOption = False, quiet: QuietOption = False,
+    ignore_label: IgnoreOption = None,
 ) -> None:  # fmt: skip
     """Compare a predicted segmentation with a reference.
 
@@ -131,7 +147,7 @@ def compare(
     config = comparison_config(
         reference, prediction, level, label, tolerance_um, boundary_width, voxel_size_um, image, regions, measures,
         objects, border, maps, block_shape, device,
-        keep_scratch=keep_scratch,
+        keep_scratch=keep_scratch, ignore_label=ignore_label,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_comparison(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -190,7 +206,7 @@ def plan_comparison(
     regions: RegionsOption = None, measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none",
     border: BorderOption = "unknown", maps: MapsOption = True, block_shape: BlockOption = None,
     workers: WorkersOption = None, scheduler: SchedulerOption = None, profile: ProfileOption = None,
-    unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
+    unencrypted: UnencryptedOption = False, device: DeviceOption = "auto", ignore_label: IgnoreOption = None,
 ) -> None:  # fmt: skip
     """Blocks, stages, bytes and memory of a comparison; nothing is measured."""
     from workflows.plan_comparison import check_comparison_memory, describe_comparison, make_comparison_plan
@@ -199,7 +215,7 @@ def plan_comparison(
     config = comparison_config(
         reference, prediction, level, label, "0", boundary_width, voxel_size_um, image, regions, measures, objects,
         border, maps, block_shape, device,
-        keep_scratch=False,
+        keep_scratch=False, ignore_label=ignore_label,
     )  # fmt: skip
     offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     job = plan_of(config, Path("run").absolute(), offer)

@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.local import Workers
 from pipeline import regions
-from pipeline.comparison import ComparisonJob, FoundLabel
+from pipeline.comparison import IGNORED, ComparisonJob, FoundLabel
 from pipeline.components import CONNECTIVITIES
 from pipeline.errors import StorageError
 from pipeline.files import write_json, write_whole
@@ -143,7 +143,7 @@ def comparison(
             parts.append(
                 surface_measures(
                     merged, job.voxel_size, tolerances_um=tolerances_um, widths=job.widths, areas=areas,
-                    unit_areas=unit_areas,
+                    unit_areas=unit_areas, ignoring=job.ignore_label is not None,
                 )
             )  # fmt: skip
         if topology:
@@ -183,9 +183,15 @@ def comparison(
         "voxel_size_um": list(job.voxel_size.um),
         "shape": list(job.grid.shape),
         "border": job.border,
+        **({} if job.ignore_label is None else {"ignored": _ignored(job, int(tally["volume-voxels"][0]))}),
         "labels": {name: _plain(label) for name, label in labels.items()},
         "overall": _plain(overall),
     }
+
+
+def _ignored(job: ComparisonJob, compared: int) -> Measures:
+    """What was left out of a comparison. compared : voxels that were not."""
+    return {"label": job.ignore_label, "voxels": math.prod(job.grid.shape) - compared, "definition": IGNORED}
 
 
 def _thickness(job: ComparisonJob, one: FoundLabel, histograms: Mapping[tuple[int, Side], Histogram]) -> Measures:
@@ -230,7 +236,10 @@ def of_regions(
             parts = [overlap_measures(confusion, job.voxel_size)]
             if label in surfaces:
                 here = regions.surface_of_region(surfaces[label], region)
-                parts.append(region_surface_measures(here, job.voxel_size, tolerances_um=tolerances_um))
+                ignoring = job.ignore_label is not None
+                parts.append(
+                    region_surface_measures(here, job.voxel_size, tolerances_um=tolerances_um, ignoring=ignoring)
+                )
             if "thickness" in job.parts:
                 of_sides = {side: tallies.get((label, side), Tally.empty()).of_label(region) for side in SIDES}
                 parts.append(_thickness_of_both(of_sides, job, dict.fromkeys(SIDES, NOT_HERE)))

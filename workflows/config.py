@@ -66,6 +66,7 @@ class ComparisonConfig(RunConfig):
 
     labels : those that are compared, None for all. tolerances_um : of the normalised surface distance.
     boundary_widths : of the boundary IoU, in voxels. maps : whether maps of thickness are stored.
+    ignore_label : voxels where the reference holds it are left out (pipeline/comparison.py); None for none.
     """
 
     workflow: Literal["compare", "statistics"] = "compare"
@@ -80,6 +81,7 @@ class ComparisonConfig(RunConfig):
     objects: ObjectKind = "none"
     border: Border = "unknown"
     maps: bool = True
+    ignore_label: int | None = None
 
     @property
     def stores_maps(self) -> bool:
