@@ -72,6 +72,12 @@ def key(folder: Path, keys: str = "") -> Key:
             "workflows = ['compare']\nreference = 'c.ome.zarr'\ntolerances_um = [3]",
             ("reference: location", "parameter tolerances_um"),
         ),
+        (
+            "workflows = ['compare']\nreference = 'b.ome.zarr'\nparts = ['overlap']",
+            "workflows = ['compare']\nreference = 'b.ome.zarr'\nparts = ['overlap']\nignore_label = 255",
+            ("parameter ignore_label",),
+        ),
+        ("workflows = ['statistics']", "workflows = ['statistics']\nignore_label = 255", ()),
     ],
 )
 def test_what_the_manifest_changes(folder: Path, before: str, after: str, expected: tuple[str, ...]) -> None:
@@ -143,6 +149,11 @@ def test_a_parameter_that_is_new_counts_as_its_default(folder: Path) -> None:
     del before["parameters"]["border"]
     assert reasons(before, key(folder)) == ()
     assert reasons(before, key(folder, "border = 'closed'")) == ("parameter border",)
+    compared = "workflows = ['compare']\nreference = 'b.ome.zarr'\n"
+    before = key(folder, compared)
+    del before["parameters"]["ignore_label"]
+    assert reasons(before, key(folder, compared)) == ()
+    assert reasons(before, key(folder, f"{compared}ignore_label = 2")) == ("parameter ignore_label",)
 
 
 SOURCE = {
