@@ -18,7 +18,7 @@ from pipeline.components import CONNECTIVITIES
 from pipeline.errors import StorageError
 from pipeline.files import write_json, write_whole
 from pipeline.measures import corners
-from pipeline.measures.detections import points_of, write_points
+from pipeline.measures.detections import base_name, points_of, write_points
 from pipeline.measures.distributions import EMPTY, distribution_distances
 from pipeline.measures.objects import object_measures
 from pipeline.measures.overlap import (
@@ -79,7 +79,8 @@ def write_comparison_results(
             write_table(run.path / "statistics.csv", labelled(results))
             found = detected(job) if job.objects == "components" else None
             if found is not None:
-                write_points(run.path / "detections.csv", points_of(found, job.reference.name))
+                volume = base_name(job.reference.location)
+                write_points(run.path / "detections.csv", points_of(found, volume, config.class_names))
             write_structures(run.report, structures_content(job, results, found, totals, provenance))
         else:
             tallies = thickness_tallies(job)

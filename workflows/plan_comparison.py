@@ -77,6 +77,11 @@ def open_comparison(
     if config.labels is not None and any(not 0 < label < LABELS for label in config.labels):
         raise InputError(f"--label takes whole numbers from 1 to 2^64 − 1, not {', '.join(map(str, config.labels))}.")
     check_ignore_label(config)
+    if config.class_names and (config.prediction is not None or config.objects != "components"):
+        raise InputError(
+            "class_names are the classes of detections, and none are looked for; leave the key out, or give workflow ="
+            ' "statistics" and objects = "components".'
+        )
     if any(not (math.isfinite(t) and t >= 0) for t in config.tolerances_um):
         raise InputError(f"--tolerance-um takes lengths of 0 µm or more, not {config.tolerances_um}.")
     distance_dtype(reference.shape, voxel_size)

@@ -1,4 +1,4 @@
-"""Where comparisons run in tests."""
+"""Where comparisons run in tests, and the command line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from distributed import Client
 from tests.compare.runs import Place
 from tests.cuda_shim.compiling import compiler
 from tests.cuda_shim.cupy_on_cpu import pretended
+from tests.workflows.conftest import here
+
+__all__ = ["here", "place"]
 
 
 @pytest.fixture(scope="module", params=["cpu", "pretended gpu", pytest.param("gpu", marks=pytest.mark.gpu)])

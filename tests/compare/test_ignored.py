@@ -27,6 +27,7 @@ from tests.compare.surfaces import (
     rows_of,
 )
 from tests.phantoms import SPACINGS, ball, masks, noise
+from tests.workflows.conftest import Command
 
 Labels = npt.NDArray[Any]
 N = 255
@@ -353,3 +354,16 @@ def test_results_say_what_was_ignored(place: Place, tmp_path: Path) -> None:
     page = (run / "report.html").read_text("utf-8")
     assert "counted nowhere and no surface runs along them" in ignored["definition"]
     assert ignored["definition"] in page
+
+
+def test_the_plan_shows_what_is_ignored_and_what_is_read_for_it(here: Command, tmp_path: Path) -> None:
+    volumes = [stored(tmp_path, f"volume-{n}", np.zeros((8, 512, 512), np.uint64)) for n in (0, 1)]
+    arguments = ("plan", "compare", *volumes, "--voxel-size-um", "1", "--workers", "1")
+    plain, ignoring = (here(*arguments, *more).out for more in ((), ("--ignore-label", "3")))
+    assert "ignored     voxels where the reference holds 3\n" in ignoring
+    assert "ignored" not in plain
+    stages = [[line.split()[:2] for line in text.splitlines() if line.startswith("  ")] for text in (plain, ignoring)]
+    assert stages[0] == stages[1]
+    # 16 MiB a volume: both are read four times, and the reference three times more to know what is ignored.
+    read = [next(line for line in text.splitlines() if line.startswith("read ")) for text in (plain, ignoring)]
+    assert read == ["read        0.12 GiB of voxels, decoded", "read        0.17 GiB of voxels, decoded"]

@@ -161,18 +161,6 @@ def test_info_and_plan(tmp_path: Path, here: Command, monkeypatch: pytest.Monkey
     assert "6 times over" in here("plan", "compare", stack, stack, *SIZE, "--block-shape", "24").out
 
 
-def test_the_plan_of_a_comparison_shows_what_is_ignored_and_read_for_it(here: Command, stack: Path) -> None:
-    arguments = ("plan", "compare", stack, stack, *SIZE, "--block-shape", "24")
-    plain, ignoring = (here(*arguments, *more).out.splitlines() for more in ((), ("--ignore-label", "3")))
-    assert "ignored     voxels where the reference holds 3" in ignoring
-    assert not [line for line in plain if line.startswith("ignored")]
-    stages = [[line.split()[:2] for line in lines if line.startswith("  ")] for lines in (plain, ignoring)]
-    assert stages[0] == stages[1]
-    assert [line for line in ignoring if line.startswith("read ")] != [
-        line for line in plain if line.startswith("read ")
-    ]
-
-
 def bone_run(measure: Command, stack: Path, folder: Path, *options: object) -> dict[str, bytes]:
     done = measure(stack, folder, *SIZE, "--threshold", 63, *options)
     assert done.code == 0, done
