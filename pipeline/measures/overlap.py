@@ -1,7 +1,7 @@
 """Overlap measures out of the merged table of label pairs: exact integers in, every float formed once.
 
 Per label, with true positives TP (voxels of the label in both), FP (in the prediction alone), FN (in the reference
-alone) and TN (the rest of the volume):
+alone) and TN (the rest of the volume, without ignored voxels):
 
     accuracy (TP + TN) / N        IoU TP / (TP + FP + FN)       Dice 2TP / (2TP + FP + FN)
     precision TP / (TP + FP)      recall TP / (TP + FN)         specificity TN / (TN + FP)

@@ -20,11 +20,13 @@ from tests.compare.runs import Place, compared, maps, result_bytes, stored
 from tests.compare.surfaces import (
     Mask,
     blocks_at_most,
+    directed,
     expected_layers,
     expected_rows,
     layers_of,
     measured_tally,
     rows_of,
+    surface_voxels,
 )
 from tests.phantoms import SPACINGS, ball, masks, noise
 from tests.workflows.conftest import Command
@@ -315,7 +317,10 @@ def test_regions_are_counted_without_what_is_ignored(place: Place, tmp_path: Pat
     regions[:13], regions[13:22, 9:] = 5, 300
     regions[0, 6:] = 12  # all ignored
     path = stored(tmp_path, "regions", regions)
-    found = compared(place, tmp_path, reference, prediction, (11, 16, 17), regions=path, maps=False, ignore_label=N)
+    spacing = (2.0, 1.0, 1.0)
+    found = compared(
+        place, tmp_path, reference, prediction, (11, 16, 17), regions=path, maps=False, ignore_label=N, spacing=spacing
+    )
     use = reference != N
     assert list(found["regions"]) == ["0", "5", "300"]
     clear = cleared(reference, prediction)
@@ -326,6 +331,12 @@ def test_regions_are_counted_without_what_is_ignored(place: Place, tmp_path: Pat
             r, p = (volume[inside] == int(label) for volume in clear)
             assert measures["dice"] == 2 * (r & p).sum() / (r.sum() + p.sum())
             assert measures["specificity"] == (~r & ~p).sum() / (~r).sum()
+            surfaces = [surface_voxels(volume == int(label), ~use) for volume in clear]
+            lengths = [
+                directed(here & (regions == int(name)), there, spacing)
+                for here, there in (surfaces, reversed(surfaces))
+            ]
+            assert measures["assd_um"] == pytest.approx(np.concatenate(lengths).mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize(
