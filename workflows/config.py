@@ -74,6 +74,8 @@ class ComparisonConfig(RunConfig):
 
     labels : those that are compared, None for all. tolerances_um : of the normalised surface distance.
     boundary_widths : of the boundary IoU, in voxels. maps : whether maps of thickness are stored.
+    class_names : label -> class of the detections of `voxcaliper detect`; a label without one is its own class.
+    ignore_label : voxels where the reference holds it are left out (pipeline/comparison.py); None for none.
     """
 
     workflow: Literal["compare", "statistics"] = "compare"
@@ -87,6 +89,8 @@ class ComparisonConfig(RunConfig):
     objects: ObjectKind = "none"
     border: Border = "unknown"
     maps: bool = True
+    ignore_label: int | None = None
+    class_names: dict[int, str] = {}
 
     @property
     def stores_maps(self) -> bool:
