@@ -32,6 +32,7 @@ from pipeline.measures.overlap import (
 from pipeline.measures.structures import structure_statistics, totalsegmentator_statistics
 from pipeline.measures.surface import region_surface_measures, surface_measures
 from pipeline.measures.topology import Topology, topology_measures
+from pipeline.placement import AT_ORIGIN
 from pipeline.report import (
     write_comparison,
     write_structures,
@@ -81,7 +82,9 @@ def write_comparison_results(
             found = detected(job) if job.objects == "components" else None
             if found is not None:
                 volume = base_name(job.reference.location)
-                write_points(run.path / "detections.csv", points_of(found, volume, config.class_names))
+                points = points_of(found, volume, config.class_names)
+                placement = job.reference.placement or AT_ORIGIN
+                write_points(run.path / "detections.csv", points, lambda p: placement.position_um(p, job.voxel_size))
             write_structures(run.report, structures_content(job, results, found, totals, provenance))
         else:
             tallies = thickness_tallies(job)

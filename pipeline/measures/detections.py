@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from pipeline.objects import Described
 from pipeline.volume.files import READERS
 
 COLUMNS = ("volume", "class", "z", "y", "x")
+COLUMNS_UM = ("z_um", "y_um", "x_um")
 EPSILON = 1e-6
 
 ENDINGS = (*READERS, ".ome", ".zarr", ".n5")
@@ -74,12 +75,19 @@ def points_of(objects: Described, volume: str, names: Mapping[int, str] | None =
     ]
 
 
-def write_points(path: Path, points: Iterable[Point]) -> None:
-    """Write a point file; coordinates come back from it exactly. Raises StorageError where it cannot be written."""
+def write_points(
+    path: Path, points: Iterable[Point], place_um: Callable[[Sequence[float]], Sequence[float]] | None = None
+) -> None:
+    """Write a point file; coordinates come back from it exactly. Raises StorageError where it cannot be written.
+
+    place_um : where a point (z, y, x) in voxels lies in the frame of the source, for three more columns.
+    """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows((p.volume, p.category, *(repr(c) for c in p.position)) for p in points)
+    table.writerow((*COLUMNS, *(COLUMNS_UM if place_um else ())))
+    for p in points:
+        numbers = (*p.position, *(place_um(p.position) if place_um else ()))
+        table.writerow((p.volume, p.category, *map(repr, numbers)))
     write_whole(path, text.getvalue())
 
 
