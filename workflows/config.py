@@ -30,10 +30,13 @@ class _Frozen(BaseModel):
 
 
 class RunConfig(_Frozen):
-    """What every kind of run has. level : of the pyramids; voxel_size_um : (z, y, x), None: from the metadata."""
+    """What every kind of run has.
+
+    level : of the pyramids. voxel_size_um : (z, y, x), of one plane also (y, x); None: from the metadata.
+    """
 
     level: int = 0
-    voxel_size_um: tuple[float, float, float] | None = None
+    voxel_size_um: tuple[float, float, float] | tuple[float, float] | None = None
     block_shape: Index | None = None
     device: DeviceChoice = "auto"
     keep_scratch: bool = False

@@ -21,6 +21,7 @@ from pipeline.kernels import surface as surface_kernels
 from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, gathered_card_bytes, swept_card_bytes
 from pipeline.surface import WIDEST_BOUNDARY
 from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import Multiscale
 from workflows.config import COMPARISON_MAPS, ComparisonConfig, ComparisonPlan, StagePlan
 from workflows.plan_thickness import (
@@ -52,12 +53,10 @@ def open_comparison(
 
     Raises InputError for what cannot be compared as asked.
     """
-    reference = open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um)
-    check_labels("reference", reference)
+    reference = as_labels(open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um))
     prediction = None
     if config.prediction is not None:
-        prediction = open_volume(config.prediction, level=config.level, voxel_size_um=config.voxel_size_um)
-        check_labels("prediction", prediction)
+        prediction = as_labels(open_volume(config.prediction, level=config.level, voxel_size_um=config.voxel_size_um))
         check_grid("prediction", prediction, reference)
     voxel_size = reference.voxel_size or (prediction.voxel_size if prediction else None)
     if voxel_size is None:
@@ -96,15 +95,6 @@ def open_comparison(
         device=device,
     )
     return with_blocks(job, blocks, run, maps=config.stores_maps)
-
-
-def check_labels(what: str, volume: Volume) -> None:
-    """Raise InputError where a volume cannot hold labels."""
-    if np.dtype(volume.dtype).kind not in "bui":
-        raise InputError(
-            f"The {what} {volume.name} holds {volume.dtype} values; labels must be integers or bool: convert it, or"
-            " threshold it first."
-        )
 
 
 def check_grid(what: str, volume: Volume, reference: Volume) -> None:

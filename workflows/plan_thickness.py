@@ -16,6 +16,7 @@ from pipeline.geometry import BlockGrid, Index
 from pipeline.job import ThicknessJob, distance_dtype, ledger_of
 from pipeline.memory import POOL_SHARE, WORKER_BYTES, card_bytes, task_bytes
 from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import Multiscale
 from workflows.config import StagePlan, ThicknessConfig, ThicknessPlan
 
@@ -37,6 +38,8 @@ def open_job(
     Raises InputError for what cannot be measured as asked.
     """
     mask = open_volume(config.mask, level=config.level, voxel_size_um=config.voxel_size_um)
+    if config.label is not None:
+        mask = as_labels(mask)
     foreground = config.foreground
     foreground.check(mask)
     if mask.voxel_size is None:
@@ -76,9 +79,7 @@ def open_regions(location: str, what: str, whole: Volume) -> Volume:
             f"The regions {regions.name} have {regions.shape} voxels and the {what} {whole.name} has {whole.shape};"
             " both must have the same grid."
         )
-    if np.dtype(regions.dtype).kind not in "bui":
-        raise InputError(f"The regions {regions.name} hold {regions.dtype} values; labels must be integers.")
-    return regions
+    return as_labels(regions)
 
 
 def with_blocks(job: ThicknessJob, block_shape: Index, run: Path) -> ThicknessJob:
