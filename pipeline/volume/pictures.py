@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.geometry import Index
 from pipeline.volume.flat import NotAVolumeError
@@ -25,7 +26,7 @@ class Picture:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        with self._opened() as image:
+        with _opened(file) as image:
             if image.mode not in DTYPES:
                 raise NotAVolumeError(
                     f"holds {image.mode} pixels, several values each; one grey value or label is needed, so convert it"
@@ -34,20 +35,24 @@ class Picture:
             self.shape: Index = (1, image.height, image.width)
             self.dtype = np.dtype(DTYPES[image.mode])
 
-    def _opened(self) -> Image.Image:
-        self._file.seek(0)
-        return Image.open(self._file, formats=("PNG", "BMP"))
-
     def read(self) -> npt.NDArray[Any]:
         """All pixels (1, y, x)."""
-        image = self._opened()  # and left open: it would close the file
+        self._file.seek(0)
+        content = io.BytesIO(self._file.read())  # first, so that what Pillow raises is about the content
         try:
-            pixels = np.asarray(image, self.dtype)
-        except SyntaxError as error:  # what Pillow raises for a broken chunk
+            with _opened(content) as image:
+                return np.asarray(image, self.dtype)[None]
+        except (OSError, SyntaxError) as error:
             raise ValueError(str(error)) from error
-        return pixels[None]
 
     @property
     def decode_bytes(self) -> int:
-        """Most memory that `read` takes: Pillow's pixels, their copies as bytes and as an array."""
-        return 4 * self.shape[1] * self.shape[2] * self.dtype.itemsize
+        """Most memory that `read` takes: the file, Pillow's pixels, and their copies as bytes and as an array."""
+        return 5 * self.shape[1] * self.shape[2] * self.dtype.itemsize
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=("PNG", "BMP"))
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no such picture") from error
