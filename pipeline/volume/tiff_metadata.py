@@ -40,8 +40,13 @@ def ome_placement(tiff: tifffile.TiffFile) -> Placement | None:
 
 
 def white_bits(page: Any) -> bool:
-    """Whether a page has one bit a pixel, of which 0 is white: such bits are inverted, to be what is seen."""
-    return bool(page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample == 1)
+    """Whether a page has one bit a pixel, of which 0 is white: such bits are inverted, to be what is seen.
+
+    tifffile calls every array of bool so and stores True as 1 all the same; what it wrote is read as it was given.
+    """
+    first = page.parent.pages.first
+    written_by_tifffile = first.is_shaped or first.software.startswith("tifffile")
+    return page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample == 1 and not written_by_tifffile
 
 
 def white_as_zero(page: Any) -> list[str]:
@@ -50,8 +55,8 @@ def white_as_zero(page: Any) -> list[str]:
     Grey values are measurements, and stay as they are stored, as ImageJ and tifffile have them: masks that ImageJ
     writes with an inverted look-up table hold 255 where their foreground is.
     """
-    if page.photometric != tifffile.PHOTOMETRIC.MINISWHITE:
-        return []
-    if page.bitspersample == 1:
+    if white_bits(page):
         return ["has bits of which 0 is white (MinIsWhite); it is read as it is shown, white as 1"]
+    if page.photometric != tifffile.PHOTOMETRIC.MINISWHITE or page.bitspersample == 1:
+        return []
     return ["has values of which 0 is white (MinIsWhite); they are taken as they are stored, the low ones being bright"]

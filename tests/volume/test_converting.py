@@ -159,6 +159,7 @@ def test_refusals(tmp_path: Path) -> None:
     assert "not a readable TIFF" in refused(tmp_path / "broken.tif", target)
     assert "does not exist" in refused(tmp_path / "nothing.tif", target)
     assert "is a folder without a volume (it holds nothing)" in refused(tmp_path / "empty", target)
+    np.save(tmp_path / "v.npy", grey(dtype="float32") + 0.5)
     assert "which is no label" in refused(tmp_path / "v.npy", target, voxel_size=SIZE, kind="labels")
 
 

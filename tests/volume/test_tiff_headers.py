@@ -120,10 +120,32 @@ def test_bits_are_read_as_they_are_shown(tmp_path: Path, compression: str, stack
     assert volume.warnings == ((said,) if photometric == WHITE else ())
 
 
-def test_tiled_bits_of_which_0_is_white(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "b.tif", MASK, photometric="miniswhite", tile=(16, 16), compression="zlib")
+@pytest.mark.parametrize("options", [{}, {"software": "a tool"}, {"tile": (16, 16)}, {"bigtiff": True}])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_bool_by_tifffile_is_what_it_was_given(
+    tmp_path: Path, options: dict[str, Any], compression: str | None
+) -> None:
+    """It says of every array of bool that 0 is white, and stores True as 1."""
+    tifffile.imwrite(tmp_path / "b.tif", MASK, compression=compression, **options)
+    tifffile.imwrite(tmp_path / "b.ome.tif", MASK, ome=True, metadata={"axes": "ZYX"}, compression=compression)
+    ome = open_volume(str(tmp_path / "b.ome.tif"))
+    np.testing.assert_array_equal(ome.read(ome.box), MASK)
+    with tifffile.TiffFile(tmp_path / "b.tif") as written:
+        assert written.pages.first.photometric == WHITE
     volume = open_volume(str(tmp_path / "b.tif"))
-    np.testing.assert_array_equal(volume.read(volume.box), ~MASK)
+    np.testing.assert_array_equal(volume.read(volume.box), MASK)
+    assert not volume.warnings
+    (tmp_path / "s").mkdir()
+    for z, plane in enumerate(MASK):
+        tifffile.imwrite(tmp_path / "s" / f"{z}.tif", plane, compression=compression, **options)
+    stack = open_volume(str(tmp_path / "s"))
+    np.testing.assert_array_equal(stack.read(stack.box), MASK)
+
+
+def test_tiled_bits_of_which_0_is_white(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "b.tif", ~MASK, software="a tool", metadata=None, tile=(16, 16), compression="zlib")
+    volume = open_volume(str(tmp_path / "b.tif"))
+    np.testing.assert_array_equal(volume.read(volume.box), MASK)
 
 
 def test_slices_may_differ_in_what_stands_for_white(tmp_path: Path) -> None:

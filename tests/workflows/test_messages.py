@@ -121,11 +121,11 @@ def test_regions_of_another_grid(refused: Refusal, mask: Path, tmp_path: Path) -
     assert "both must have the same grid" in refused(mask, "--regions", regions)
 
 
-def test_regions_that_are_no_labels(refused: Refusal, mask: Path, tmp_path: Path) -> None:
+def test_regions_that_are_no_labels(here: Command, mask: Path, tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "regions.zarr", data=np.full((64, 64, 64), 0.5, "f4"), chunks=(64, 64, 64))
-    assert "holds 0.5 at voxel (0, 0, 0) (z, y, x), which is no label" in refused(
-        mask, "--regions", tmp_path / "regions.zarr"
-    )
+    options = ("--run", tmp_path / "run", "--regions", tmp_path / "regions.zarr", "--workers", 1, "--quiet")
+    message = here("thickness", mask, *options).failure()
+    assert "holds 0.5 at voxel (0, 0, 0) (z, y, x), which is no label" in message
 
 
 def test_not_a_number_in_the_volume(measure: Command, tmp_path: Path) -> None:

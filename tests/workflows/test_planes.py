@@ -27,11 +27,11 @@ SIZES = {"0.7,0.5": (0.7, 0.5), "7.5": (7.5, 7.5), "3,2,2": (2.0, 2.0)}
 
 def thickness(mask: Plane, size: tuple[float, float]) -> npt.NDArray[np.float64]:
     """2·max { d(q) : |p − q| < d(q) } in µm, d being the distance to the nearest background pixel of the plane."""
-    y, x = (n * side for n, side in zip(np.indices(mask.shape), size, strict=True))
+    y, x = np.indices(mask.shape) * np.array(size)[:, None, None]
     background = np.stack((y[~mask], x[~mask]))
     found = np.zeros(mask.shape)
     for at in np.argwhere(mask):
-        here = np.array([y[tuple(at)], x[tuple(at)]])
+        here = at * np.array(size)
         d = np.hypot(*(background - here[:, None])).min()
         ball = (np.hypot(y - here[0], x - here[1]) < d * (1 - 1e-12)) & mask
         found[ball] = np.maximum(found[ball], 2 * d)
