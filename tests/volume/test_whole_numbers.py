@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -21,6 +22,7 @@ from tests.volume.formats import FORMATS
 from tests.volume.stores import grey
 from tests.volume.test_memory import SLACK, peak_bytes
 
+library: Any = nib
 VOXELS = grey((11, 40, 37), "uint16")
 INSIDE = Box((2, 3, 5), (9, 33, 30))
 
@@ -121,3 +123,21 @@ def test_reading_labels_keeps_to_the_sum(tmp_path: Path, dtype: str, kind: str) 
     volume = as_labels(open_volume(str(location)))
     box = Box((3, 5, 7), (66, 190, 180))
     assert peak_bytes(lambda: volume.read(box)) <= volume.read_bytes(box.shape) + volume.kept_bytes + SLACK
+
+
+@pytest.mark.parametrize(("dtype", "top", "whole"), [
+    ("uint8", 1, True), ("uint8", 3, True), ("uint8", 5, True), ("int16", 3, True), ("int32", 7, True),
+    ("uint8", 2, False), ("int16", 2, False), ("uint16", 7, False),
+])  # fmt: skip
+def test_labels_under_a_slope_that_nibabel_chose(tmp_path: Path, dtype: str, top: int, *, whole: bool) -> None:
+    """The stored integers hold the labels, but for the rounding of single precision, or they do not."""
+    labels = VOXELS.astype("f8") % (top + 1)
+    image = library.Nifti1Image(labels.T, np.eye(4))
+    image.set_data_dtype(dtype)
+    library.save(image, tmp_path / "l.nii")
+    volume = as_labels(open_volume(str(tmp_path / "l.nii")))
+    if whole:
+        np.testing.assert_array_equal(volume.read(volume.box), labels)
+    else:
+        with pytest.raises(InputError, match="which is no label"):
+            volume.read(volume.box)
