@@ -64,6 +64,9 @@ def open_comparison(
             f"{reference.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7"
             " (z,y,x)."
         )
+    if reference.shape[0] == 1 and prediction is not None and "surface" in config.parts:
+        said = f"{reference.name} is one plane; beyond a volume lies background, so all of a label is surface there"
+        reference = replace(reference, warnings=(*reference.warnings, said))
     image = None
     if config.image is not None:
         image = open_volume(config.image, level=config.level, voxel_size_um=config.voxel_size_um)

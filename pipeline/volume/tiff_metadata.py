@@ -44,9 +44,10 @@ def white_bits(page: Any) -> bool:
 
     tifffile calls every array of bool so and stores True as 1 all the same; what it wrote is read as it was given.
     """
+    if page.photometric != tifffile.PHOTOMETRIC.MINISWHITE or page.bitspersample != 1:
+        return False
     first = page.parent.pages.first
-    written_by_tifffile = first.is_shaped or first.software.startswith("tifffile")
-    return page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample == 1 and not written_by_tifffile
+    return not (first.is_shaped or first.software.startswith("tifffile"))
 
 
 def white_as_zero(page: Any) -> list[str]:

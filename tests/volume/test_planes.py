@@ -170,7 +170,7 @@ INDEX = grey((40, 37), "uint8") % 7
 
 def palette(path: Path) -> Plane:
     """Labels under colours of which no two are the same grey."""
-    image = Image.fromarray(INDEX, mode="L").convert("P")
+    image = Image.fromarray(INDEX).convert("P")
     image.putdata(INDEX.ravel().tolist())
     image.putpalette([channel for n in range(7) for channel in (255 - 30 * n, 20 * n, 7 * n)])
     image.save(path)

@@ -77,6 +77,7 @@ def test_comparison_of_planes(tmp_path: Path, here: Command, scheduler: str, kin
     run, (y, x) = tmp_path / "run", SIZES[size]
     done = here("compare", *files, "--run", run, "--voxel-size-um", size, "--scheduler", scheduler, "--quiet")
     assert done.code == 0, done
+    assert f"{files[0]} is one plane; beyond a volume lies background, so all of a label is surface there" in done.err
     (found,) = json.loads((run / "comparison.json").read_text("utf-8"))["labels"].values()
     both = np.count_nonzero(MASK & other)
     assert found["dice"] == pytest.approx(2 * both / (np.count_nonzero(MASK) + np.count_nonzero(other)))
