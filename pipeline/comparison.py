@@ -31,6 +31,7 @@ from pipeline.ledger import Ledger
 from pipeline.parcels import open_parcel, write_parcel
 from pipeline.surface import CropGrid, Ignored, LabelSurfaces, Side
 from pipeline.volume.opening import Volume
+from pipeline.volume.whole_numbers import first_place
 from pipeline.volume.writing import Multiscale
 
 FOUND = "labels.parcel"
@@ -222,7 +223,10 @@ def read_labels(volume: Volume, box: Box) -> npt.NDArray[Any]:
     """Labels of a box (z, y, x). Raises InputError for negative ones."""
     labels = volume.read(box)
     if labels.dtype.kind == "i" and labels.size and int(labels.min()) < 0:
-        raise InputError(f"{volume.name} holds the negative label {labels.min()}; labels must be 0 or more.")
+        raise InputError(
+            f"{volume.name} holds the negative label {labels[labels < 0][0]}; labels must be 0 or more, and voxel"
+            f" {first_place(box, labels < 0)} is the first: give the structure another number, or make it background."
+        )
     return labels.view(np.uint8) if labels.dtype == np.bool_ else labels
 
 

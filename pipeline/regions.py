@@ -30,6 +30,7 @@ from pipeline.overlap import bit_patterns
 from pipeline.surface import DIRECTIONS, Counts, Side, SurfaceTally
 from pipeline.tally import Tally
 from pipeline.volume.opening import Volume
+from pipeline.volume.whole_numbers import first_place
 
 Array = npt.NDArray[Any]
 Labels = npt.NDArray[np.uint64]
@@ -89,8 +90,11 @@ def read_regions(regions: Volume, box: Box) -> Array:
         return labels.view(np.uint8)
     lowest, largest = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if lowest < 0 or largest > LARGEST_REGION:
-        wrong = lowest if lowest < 0 else largest
-        raise InputError(f"{regions.name} holds the label {wrong}; regions must lie between 0 and 2^63 − 1.")
+        wrong = labels < 0 if lowest < 0 else labels > LARGEST_REGION
+        raise InputError(
+            f"{regions.name} holds the label {labels[wrong][0]}; regions must lie between 0 and 2^63 − 1, and voxel"
+            f" {first_place(box, wrong)} is the first: give the region another number."
+        )
     return labels
 
 

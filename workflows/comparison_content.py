@@ -29,6 +29,7 @@ from pipeline.surface import SIDES, Side
 from pipeline.tally import Histogram
 from pipeline.volume.laying import LaidVolume
 from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.whole_numbers import WholeNumbers
 from workflows.provenance import shown_circumstances, shown_place
 
 Array = npt.NDArray[Any]
@@ -64,6 +65,8 @@ def structures_content(
 def _labelled_planes(job: ComparisonJob) -> list[LabelledSlice] | None:
     """Planes of the labels, from the finest level that is not too large; None where there is no such level."""
     levels = range(job.reference.level, job.reference.level_count)
+    if isinstance(job.reference.array, WholeNumbers):  # coarser levels of floats may hold means
+        levels = levels[:1]
     opened = (_at_level(job.reference, level) for level in levels)
     labels = next((volume for volume in opened if volume and max(volume.shape) <= SLICE_PIXELS), None)
     if labels is None:

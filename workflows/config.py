@@ -34,12 +34,13 @@ class _Frozen(BaseModel):
 class RunConfig(_Frozen):
     """What every kind of run has.
 
-    level : of the pyramids. voxel_size_um : (z, y, x), None: from the metadata. box, ignore_place : how volumes are
-    laid on each other (workflows.lay_volumes). regions : the location of labels by which measures are split too.
+    level : of the pyramids. voxel_size_um : (z, y, x), of one plane also (y, x); None: from the metadata. box,
+    ignore_place : how volumes are laid on each other (workflows.lay_volumes). regions : the location of labels by which
+    measures are split too.
     """
 
     level: int = 0
-    voxel_size_um: tuple[float, float, float] | None = None
+    voxel_size_um: tuple[float, float, float] | tuple[float, float] | None = None
     block_shape: Index | None = None
     regions: str | None = None
     box: BoxChoice | None = None

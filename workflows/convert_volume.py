@@ -21,6 +21,7 @@ from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.placement import AT_ORIGIN
 from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import (
     Multiscale,
     Reducer,
@@ -57,7 +58,8 @@ def convert(
     voxel_size : goes before the one the source states; one of them is needed.
     block_shape : shape of the shards (z, y, x); by default of `default_block_shape`.
     kind : the pyramid holds means (grey) or the most frequent values (labels); bool volumes always hold any.
-        auto is grey for integers and floats.
+        auto is grey for integers and floats. Labels that are stored as floats are written as int64: which of them
+        occur is not known before all are read, it holds them all, and compresses as well as a narrower type.
     report_progress : called with the stage ("volume", "pyramid") and with voxels done and in all.
     warn : called with what was opened, which may have been read although its metadata are wrong.
     """
@@ -70,6 +72,8 @@ def convert(
             f"{draft} is there: another conversion is writing it, or one was stopped; in the second case remove it."
         )
     opened = with_rotation_said(open_volume(source, voxel_size_um=voxel_size.um if voxel_size else None))
+    if kind == "labels":
+        opened = as_labels(opened)
     warn([opened])
     spacing = opened.voxel_size
     if spacing is None:
@@ -148,8 +152,6 @@ def choose_reducer(source: Volume, kind: Kind) -> Reducer:
         return "any"
     if kind != "labels":
         return "mean"
-    if dtype.kind == "f":
-        raise InputError(f"{source.name} holds {source.dtype} values, which are no labels; convert it as grey.")
     return "mode"
 
 

@@ -22,6 +22,7 @@ from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, gathered_card_bytes,
 from pipeline.placement import AT_ORIGIN
 from pipeline.surface import WIDEST_BOUNDARY
 from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import Multiscale, with_rotation_said
 from workflows.config import COMPARISON_MAPS, ComparisonConfig, ComparisonPlan, StagePlan
 from workflows.lay_volumes import lay_volumes
@@ -56,14 +57,12 @@ def open_comparison(
 
     Raises InputError for what cannot be compared as asked.
     """
-    reference = open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um)
-    check_labels("reference", reference)
+    reference = as_labels(open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um))
     others: dict[str, Volume] = {}
     for what, location in (("prediction", config.prediction), ("image", config.image)):
         if location is not None:
-            others[what] = open_volume(location, level=config.level, voxel_size_um=config.voxel_size_um)
-    if "prediction" in others:
-        check_labels("prediction", others["prediction"])
+            opened = open_volume(location, level=config.level, voxel_size_um=config.voxel_size_um)
+            others[what] = as_labels(opened) if what == "prediction" else opened
     if config.regions is not None:
         others["regions"] = open_regions(config, reference)
     reference, others = lay_volumes(
@@ -78,6 +77,9 @@ def open_comparison(
             f"{reference.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7"
             " (z,y,x)."
         )
+    if reference.shape[0] == 1 and prediction is not None and "surface" in config.parts:
+        said = f"{reference.name} is one plane; beyond a volume lies background, so all of a label is surface there."
+        reference = replace(reference, warnings=(*reference.warnings, said))
     if any(not 1 <= width <= WIDEST_BOUNDARY for width in config.boundary_widths):
         raise InputError(f"--boundary-width takes 1 to {WIDEST_BOUNDARY} voxels, not {config.boundary_widths}.")
     if config.labels is not None and any(not 0 < label < LABELS for label in config.labels):
@@ -111,15 +113,6 @@ def open_comparison(
         ignore_label=config.ignore_label,
     )
     return with_blocks(job, blocks, run, maps=config.stores_maps)
-
-
-def check_labels(what: str, volume: Volume) -> None:
-    """Raise InputError where a volume cannot hold labels."""
-    if np.dtype(volume.dtype).kind not in "bui":
-        raise InputError(
-            f"The {what} {volume.name} holds {volume.dtype} values; labels must be integers or bool: convert it, or"
-            " threshold it first."
-        )
 
 
 def check_ignore_label(config: ComparisonConfig) -> None:

@@ -1,4 +1,4 @@
-"""Volumes in one file: NIfTI (.nii, .nii.gz), .npy and multi-page TIFF, from a folder or from behind a URL.
+"""Volumes in one file: NIfTI (.nii, .nii.gz), .npy, TIFF, PNG and BMP, from a folder or from behind a URL.
 
 The file is the only stored object, and only what a box needs is read of it.
 """
@@ -26,6 +26,7 @@ from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
 from pipeline.volume.nifti import NIFTI_BYTES, NiftiHeader, read_nifti_header
 from pipeline.volume.patience import patiently, reason
+from pipeline.volume.pictures import Picture
 from pipeline.volume.ranged import HEADER_BYTES, RangedFile
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice, TiffVolume
@@ -195,7 +196,8 @@ def _tiff(file: RangedFile) -> Contents:
     tiff = TiffVolume(file.buffered())
     if tiff.flat is not None:
         # Opened anew: the library's file closes what it reads from when it is forgotten.
-        return _flat_contents(RangedFile(file.store), "TIFF", tiff.flat, tiff.voxel_size)
+        flat = _flat_contents(RangedFile(file.store), "TIFF", tiff.flat, tiff.voxel_size)
+        return replace(flat, placement=tiff.placement, warnings=tuple(tiff.warnings))
     one_at_a_time = Lock()  # tifffile and the file have one position
 
     def read(box: Box) -> npt.NDArray[Any]:
@@ -210,7 +212,30 @@ def _tiff(file: RangedFile) -> Contents:
         chunk_shape=tiff.chunk_shape,
         decode_bytes=TiffSlice.decode_bytes(math.prod(tiff.shape[1:]), tiff.dtype.itemsize),
         kept_bytes=0,
-        layout=f"chunks {tiff.chunk_shape}",
+        layout=f"chunks {tiff.chunk_shape}" + (", white is 0" if tiff.white_bits else ""),
+        read=read,
+        placement=tiff.placement,
+        warnings=tuple(tiff.warnings),
+    )
+
+
+def _picture(file: RangedFile) -> Contents:
+    picture = Picture(file.buffered())
+    one_at_a_time = Lock()
+
+    def read(box: Box) -> npt.NDArray[Any]:
+        with one_at_a_time:
+            return picture.read()[box.slices]
+
+    return Contents(
+        format="picture",
+        shape=picture.shape,
+        dtype=picture.dtype,
+        voxel_size=None,
+        chunk_shape=picture.shape,
+        decode_bytes=picture.decode_bytes,
+        kept_bytes=0,
+        layout="picture",
         read=read,
     )
 
@@ -248,5 +273,7 @@ READERS: dict[str, tuple[str, Callable[[RangedFile], Contents]]] = {
     ".nii": ("NIfTI file", _nifti),
     ".nii.gz": ("NIfTI file", _compressed_nifti),
     ".npy": (".npy file", _npy),
+    ".png": ("PNG picture", _picture),
+    ".bmp": ("BMP picture", _picture),
 }
 """By the end of a file's name."""

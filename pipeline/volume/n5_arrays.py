@@ -26,7 +26,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
-from pipeline.volume.metadata import plain_decimal, unit_um
+from pipeline.volume.metadata import THICKNESS_TAKEN, plain_decimal, unit_um
 from pipeline.volume.patience import reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.volumes import Volume
@@ -254,6 +254,7 @@ def _describe(
         every_chunk_stored=False,
         fill_value=0,
         metadata_sha256=hashlib.sha256(metadata.encode()).hexdigest(),
+        warnings=() if "z" in axes or voxel_size_um or voxel_size is None else (f"{where} {THICKNESS_TAKEN}",),
     )
 
 
@@ -269,7 +270,8 @@ def _voxel_size(where: str, axes: str, documents: list[dict[str, Any]], level: i
         return None
     sides = []
     try:
-        for side, step, unit in zip(*(in_order(axes, values) for values in (resolution, steps, units)), strict=True):
+        of_axes = (in_order(axes, values, values[axes.index("y")]) for values in (resolution, steps, units))
+        for side, step, unit in zip(*of_axes, strict=True):
             um = unit_um(str(unit))
             if um is None:
                 raise InputError(

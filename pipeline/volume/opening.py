@@ -40,7 +40,7 @@ def _where(
 
 
 FORMATS = (
-    Format("a file (.tif, .nii, .nii.gz, .npy)", _where(is_file, open_file)),
+    Format("a file (.tif, .nii, .nii.gz, .npy, .png, .bmp)", _where(is_file, open_file)),
     Format("a Zarr array or image", _where(is_zarr, open_zarr)),
     Format("an N5 data set", _where(is_n5, open_n5)),
     Format("a folder of slices (TIFF or JPEG 2000)", find_stack),
@@ -48,21 +48,32 @@ FORMATS = (
 """In the order in which they are tried."""
 
 
-def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None = None) -> Volume:
+def open_volume(
+    location: str, *, level: int = 0, voxel_size_um: Position | tuple[float, float] | None = None
+) -> Volume:
     """Open an OME-Zarr image, one array of it, a bare array, N5, a file or a folder of slices; voxels are not read.
 
     location : path or URL (pipeline.volume.stores) of an image group, of an array in it (x.ome.zarr/1: then level must
-        stay 0), of a bare array, of a .tif, .nii, .nii.gz or .npy file, or of a folder of TIFF or JPEG 2000 slices in
-        the natural order of their names. Axes are z, y, x in any stored order (named by the metadata, else z, y, x);
-        other axes must have length 1 and are left out.
+        stay 0), of a bare array, of a .tif, .nii, .nii.gz, .npy, .png or .bmp file, or of a folder of TIFF or JPEG 2000
+        slices in the natural order of their names. Axes are z, y, x in any stored order (named by the metadata, else
+        z, y, x); other axes must have length 1 and are left out. What has y and x alone is a volume of one plane.
     level : step of the pyramid.
-    voxel_size_um : spacing (z, y, x) of the array that is opened; it goes before the metadata.
+    voxel_size_um : spacing (z, y, x) of the array that is opened; it goes before the metadata. One plane takes (y, x)
+        too, and is then as thick as its pixels are high.
     The metadata give a voxel size when every spatial axis has a scale and a unit; without a unit there is none.
     What is wrong in the metadata and read all the same is said in `Volume.warnings`.
 
     Raises InputError for what is not a volume, StorageError for what cannot be read.
     """
     location = absolute_location(location)
+    if voxel_size_um is not None and len(voxel_size_um) == 2:
+        volume = open_volume(location, level=level, voxel_size_um=(voxel_size_um[0], *voxel_size_um))
+        if volume.shape[0] > 1:
+            raise InputError(
+                f"{volume.name} has {volume.shape[0]:,} planes, so its voxel size has one value or three (z, y, x), not"
+                " two; give --voxel-size-um Z,Y,X."
+            )
+        return volume
     store, refused = open_store(location), None
     for form in FORMATS:
         try:

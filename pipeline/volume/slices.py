@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -163,9 +163,9 @@ def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Posi
     codec, names = _slices(location, listed)
     with ThreadPoolExecutor(AT_ONCE) as threads:
         headers = list(threads.map(lambda name: _header(store, codec, name), names))
-    plane, dtype = headers[0]
+    plane, dtype, _ = headers[0]
     for name, header in zip(names, headers, strict=True):
-        if header != headers[0]:
+        if header[:2] != headers[0][:2]:
             raise InputError(
                 f"{store.address(name)} is {header[0]} {header[1]}, but the first slice {names[0]} is {plane} {dtype};"
                 " all slices must agree, so remove it or convert it."
@@ -194,10 +194,11 @@ def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Posi
         metadata_sha256=array.metadata_sha256,
         decode_bytes=decode(plane[0] * plane[1], np.dtype(dtype).itemsize),
         kept_bytes=min(PLANES_BYTES, len(names) * array.plane_bytes) if array.keeps_planes else 0,
+        warnings=tuple(dict.fromkeys(f"{location} {said}" for _, _, warnings in headers for said in warnings)),
     )
 
 
-def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str]:
+def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str, Sequence[str]]:
     try:
         found = patiently(lambda: CODECS[codec][0](RangedFile(store, name).buffered()))
     except FileNotFoundError as error:
@@ -209,7 +210,7 @@ def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str]:
             f"{store.address(name)} is not a readable {codec} slice ({reason(error)}); remove or replace it."
         ) from error
     y, x = found.shape
-    return (y, x), found.dtype
+    return (y, x), found.dtype, found.warnings
 
 
 def _slices(location: str, listed: list[str]) -> tuple[str, tuple[str, ...]]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, BinaryIO
-from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,8 @@ import tifffile
 from pipeline.errors import VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
-from pipeline.volume.metadata import unit_um, voxel_size_of
+from pipeline.volume.metadata import plane_size_of, unit_um, voxel_size_of
+from pipeline.volume.tiff_metadata import ome_pixels, ome_placement, white_as_zero, white_bits
 
 
 @contextmanager
@@ -37,6 +37,7 @@ class TiffVolume:
     """An open file with one grey volume. Raises ValueError, saying what is there instead, for any other content.
 
     shape, chunk_shape : voxels (z, y, x). flat : where the voxels lie, if one after the other.
+    warnings : the rest of sentences that begin with the file's name.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -51,16 +52,19 @@ class TiffVolume:
                     " store the volume in a file of its own"
                 )
             series = found[0]
-            if series.axes[-2:] != "YX" or series.axes[:-2] not in ("Z", "I", "Q", "T"):
+            if series.axes[-2:] != "YX" or series.axes[:-2] not in ("", "Z", "I", "Q", "T"):
                 raise NotAVolumeError(
-                    f"has the axes {series.axes} and the shape {series.shape}; a grey volume Z, Y, X is needed"
+                    f"has the axes {series.axes} and the shape {series.shape}; a grey volume Z, Y, X is needed, or a"
+                    " plane Y, X"
                 )
             self.shape = volume_shape(series.shape)
             if series.dataoffset is None and len(series.pages) != self.shape[0]:
                 raise NotAVolumeError(f"holds {self.shape[0]} planes in {len(series.pages)} pages; store one in each")
             self.flat = _flat(self._tiff, self.shape)
             self.dtype = np.dtype(series.dtype).newbyteorder("=")
-            self.voxel_size = _voxel_size(self._tiff)
+            self.white_bits, self.warnings = white_bits(series.keyframe), white_as_zero(series.keyframe)
+            self.voxel_size = _voxel_size(self._tiff, self.shape, self.warnings)
+            self.placement = ome_placement(self._tiff)
             lines, columns = map(int, series.keyframe.chunks[-2:])
             self.chunk_shape: Index = (1, lines, columns)
 
@@ -76,7 +80,7 @@ class TiffVolume:
 class TiffSlice:
     """A slice in an open file. Raises ValueError for what is none, is cut off or damaged.
 
-    shape : (y, x). dtype : numpy's name of it.
+    shape : (y, x). dtype : numpy's name of it. warnings : as of a `TiffVolume`.
     """
 
     decodes_parts = True
@@ -91,6 +95,7 @@ class TiffSlice:
             found = self._page if self._alone else self._tiff.series[0]
             self.shape = tuple(map(int, found.shape))
             self.dtype = np.dtype(found.dtype).newbyteorder("=").name
+            self.warnings = white_as_zero(self._page.keyframe)
         if len(self.shape) != 2:
             raise ValueError(f"it has the shape {self.shape}, and a slice has two axes")
 
@@ -116,13 +121,13 @@ class TiffSlice:
 
 def _flat(tiff: tifffile.TiffFile, shape: Index) -> Flat | None:
     series = tiff.series[0]
-    if series.dataoffset is None:
+    if series.dataoffset is None or white_bits(series.keyframe):
         return None
     return Flat(int(series.dataoffset), shape, np.dtype(series.dtype).newbyteorder(tiff.byteorder))
 
 
 def _read_page(tiff: tifffile.TiffFile, page: Any, part: tuple[slice, slice]) -> npt.NDArray[Any]:
-    """Part of a plane (y, x) out of the strips or tiles that it touches; what the file leaves out is zero."""
+    """Part of a plane (y, x) out of the strips or tiles that it touches; what the file leaves out is stored as zero."""
     keyframe = page.keyframe
     lines, columns = map(int, keyframe.chunks[-2:])
     across = -(-keyframe.imagewidth // columns)
@@ -142,22 +147,28 @@ def _read_page(tiff: tifffile.TiffFile, page: Any, part: tuple[slice, slice]) ->
         plane[y0 - part[0].start : y1 - part[0].start, x0 - part[1].start : x1 - part[1].start] = segment[
             y0 - top : y1 - top, x0 - left : x1 - left
         ]
-    return plane
+    return ~plane if white_bits(keyframe) else plane
 
 
-def _voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:
-    """From OME-XML or ImageJ's description, where all three axes and the unit are stated."""
+def _voxel_size(tiff: tifffile.TiffFile, shape: Index, warnings: list[str]) -> VoxelSize | None:
+    """From OME-XML or ImageJ's description, where all axes and units are stated; one plane need not say z."""
+
+    def stated(sizes: list[Decimal | None], units: list[Decimal | None]) -> VoxelSize | None:
+        return plane_size_of(sizes, units, warnings) if shape[0] == 1 else voxel_size_of(sizes, units)
+
     if tiff.ome_metadata:
-        pixels = next((e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("Pixels")), None)
+        pixels = ome_pixels(tiff)
         sizes = [] if pixels is None else [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
         units = [] if pixels is None else [unit_um(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
-        return voxel_size_of([Decimal(size) if size else None for size in sizes], units)
+        return stated([Decimal(size) if size else None for size in sizes], units) if sizes else None
     imagej = tiff.imagej_metadata or {}
-    unit = unit_um(str(imagej.get("unit", "")).replace("\\u00B5", "µ"))
+    # Units along y and z are written only where they differ.
+    names = [imagej.get(f"{axis}unit", imagej.get("unit", "")) for axis in ("z", "y", "")]
+    imagej_units = [unit_um(str(name).replace("\\u00B5", "µ")) for name in names]
     tags = tiff.pages.first.tags
     if not {"XResolution", "YResolution"} <= {tag.name for tag in tags}:
         return None
     # ImageJ counts pixels per unit as a ratio of two integers; six digits are what survives that.
     (y, y_per), (x, x_per) = tags["YResolution"].value, tags["XResolution"].value
     sides = [imagej.get("spacing"), y_per / y if y else None, x_per / x if x else None]
-    return voxel_size_of([Decimal(f"{side:.6g}") if side else None for side in sides], [unit] * 3)
+    return stated([Decimal(f"{side:.6g}") if side else None for side in sides], imagej_units)
