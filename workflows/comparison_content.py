@@ -27,6 +27,7 @@ from pipeline.report import (
 from pipeline.surface import SIDES, Side
 from pipeline.tally import Histogram
 from pipeline.volume.opening import Volume, open_volume
+from workflows.plan_thickness import describe_distances
 from workflows.provenance import shown_circumstances
 
 Array = npt.NDArray[Any]
@@ -96,6 +97,7 @@ def _shown(job: ComparisonJob, provenance: Mapping[str, Any]) -> dict[str, str]:
             what.capitalize(): f"{volume.name} ({volume.format}, {volume.dtype})"
             for what, volume in job.volumes.items()
         },
+        **({"Distances": describe_distances(job.dtype, job.voxel_size)} if job.forms_distances else {}),
         "Border of the volume": job.border,
         "Blocks": f"{len(job.grid):,} of {' × '.join(map(str, job.grid.block_shape))} voxels",
         **shown_circumstances(provenance),
