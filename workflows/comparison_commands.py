@@ -248,7 +248,8 @@ def print_structures(run: Path, results: Mapping[str, Any]) -> None:
     print(f"table       {run / 'statistics.csv'}")
     points = run / "detections.csv"
     if points.exists():
-        print(f"objects     {sum(1 for _ in points.open(encoding='utf-8')) - 1}")
+        with points.open(encoding="utf-8") as lines:
+            print(f"objects     {sum(1 for _ in lines) - 1}")
         print(f"points      {points}")
     print(f"report      {run / 'report.html'}")
 
