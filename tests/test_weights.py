@@ -120,9 +120,9 @@ def test_no_smaller_integers_do(um: Size) -> None:
     finest = min(decimals(um))
     squares = [(spacing / finest) ** 2 for spacing in decimals(um)]
     for least in range(1, min(*found, 300)):
-        choices = [{int(least * square), int(least * square) + 1} for square in squares]
+        in_z, in_y, in_x = ({int(least * square), int(least * square) + 1} for square in squares)
         assert all(
-            spread(weights, um) > TOLERANCE for weights in itertools.product(*choices) if min(weights) == least
+            spread(weights, um) > TOLERANCE for weights in itertools.product(in_z, in_y, in_x) if min(weights) == least
         ), least
 
 

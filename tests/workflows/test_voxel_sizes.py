@@ -37,7 +37,7 @@ def go(here: Command, scheduler: str, tmp_path: Path) -> Go:
 def nifti(path: Path, voxels: Voxels, pixdim: tuple[float, float, float]) -> Path:
     """A NIfTI of voxels (z, y, x) with these spacings in mm (x, y, z)."""
     image = nib.Nifti1Image(np.ascontiguousarray(voxels.T), np.diag([*pixdim, 1]))  # type: ignore[no-untyped-call]
-    nib.save(image, path)  # type: ignore[attr-defined]
+    nib.save(image, path)
     return path
 
 
