@@ -77,6 +77,16 @@ def test_thickness_with_sizes_of_the_field(here: Workers, um: Size) -> None:
     np.testing.assert_allclose(found, thickness_by_definition(mask, CLINICAL[um], closed=False), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("pretend_gpu")
+@pytest.mark.parametrize("um", list(CLINICAL)[:2])
+def test_a_gpu_has_the_same_thickness(here: Workers, um: Size) -> None:
+    mask = noise((11, 10, 12), 1.2, 3, share=0.3)
+    with TemporaryDirectory() as folder:
+        radii, _, job = measured(Workers(here.client, "gpu"), Path(folder), mask, (5, 10, 12), um, "unknown")
+    found = 2 * np.sqrt(radii.astype(np.float64)) * job.voxel_size.unit_um
+    assert np.array_equal(found, thickness_um(here, mask, (11, 10, 12), um, "unknown"))
+
+
 @settings(max_examples=30)
 @given(
     shape=st.tuples(*[st.integers(2, 12)] * 3), seeds=st.tuples(st.integers(0, 999), st.integers(0, 999)), um=sizes(),
