@@ -254,7 +254,7 @@ def _describe(
         every_chunk_stored=False,
         fill_value=0,
         metadata_sha256=hashlib.sha256(metadata.encode()).hexdigest(),
-        warnings=() if "z" in axes or voxel_size_um or voxel_size is None else (f"{where} {THICKNESS_TAKEN}",),
+        warnings=() if "z" in axes or voxel_size_um or voxel_size is None else (f"{where} {THICKNESS_TAKEN}.",),
     )
 
 

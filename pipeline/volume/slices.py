@@ -194,7 +194,7 @@ def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Posi
         metadata_sha256=array.metadata_sha256,
         decode_bytes=decode(plane[0] * plane[1], np.dtype(dtype).itemsize),
         kept_bytes=min(PLANES_BYTES, len(names) * array.plane_bytes) if array.keeps_planes else 0,
-        warnings=tuple(dict.fromkeys(f"{location} {said}" for _, _, warnings in headers for said in warnings)),
+        warnings=tuple(dict.fromkeys(f"{location} {said}." for _, _, warnings in headers for said in warnings)),
     )
 
 
