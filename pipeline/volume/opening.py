@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pipeline.errors import InputError
 from pipeline.placement import Position
 from pipeline.volume.files import is_file, open_file
+from pipeline.volume.hdf5 import find_hdf5
 from pipeline.volume.n5_arrays import is_n5, open_n5
 from pipeline.volume.slices import find_stack
 from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
@@ -41,6 +42,7 @@ def _where(
 
 FORMATS = (
     Format("a file (.tif, .nii, .nii.gz, .npy)", _where(is_file, open_file)),
+    Format("an HDF5 data set (x.h5/PATH)", find_hdf5),
     Format("a Zarr array or image", _where(is_zarr, open_zarr)),
     Format("an N5 data set", _where(is_n5, open_n5)),
     Format("a folder of slices (TIFF or JPEG 2000)", find_stack),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import imagecodecs
 import nibabel as nib
 import numpy as np
@@ -56,6 +57,12 @@ def _nifti(path: Path, voxels: Voxels, kind: Any = nifti) -> Path:
     return path
 
 
+def _hdf5(path: Path, voxels: Voxels, **options: Any) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("exchange/data", data=voxels, **options)
+    return path
+
+
 FORMATS: dict[str, Callable[[Path, Voxels], Path]] = {
     "npy": lambda folder, voxels: _npy(folder / "v.npy", voxels),
     "fortran npy": lambda folder, voxels: _npy(folder / "v.npy", np.asfortranarray(voxels)),
@@ -75,5 +82,9 @@ FORMATS: dict[str, Callable[[Path, Voxels], Path]] = {
     "tiled tiff slices": lambda folder, voxels: tiff_slices(folder / "s", voxels, compression="lzw", tile=(16, 16)),
     "jp2 slices": lambda folder, voxels: jpeg2000_slices(folder / "s", voxels),
     "j2k slices": lambda folder, voxels: jpeg2000_slices(folder / "s", voxels, suffix="j2k"),
+    "HDF5": lambda folder, voxels: _hdf5(folder / "v.h5", voxels),
+    "chunked HDF5": lambda folder, voxels: _hdf5(
+        folder / "v.nxs", voxels, chunks=(4, 16, 16), compression="gzip", shuffle=True, fletcher32=True
+    ),
 }
 """Name -> writes voxels (z, y, x) into a folder and says where they lie."""
