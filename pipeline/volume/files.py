@@ -10,9 +10,9 @@ import hashlib
 import io
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -23,8 +23,13 @@ from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position
 from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
+from pipeline.volume.file_header import FileHeader
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
+from pipeline.volume.inflated import KEPT_BYTES as INFLATED_BYTES
+from pipeline.volume.inflated import PIECE_BYTES, InflatedFile
+from pipeline.volume.meta_image import read_meta_image
 from pipeline.volume.nifti import NIFTI_BYTES, NiftiHeader, read_nifti_header
+from pipeline.volume.nrrd import read_nrrd
 from pipeline.volume.patience import patiently, reason
 from pipeline.volume.ranged import HEADER_BYTES, RangedFile
 from pipeline.volume.stores import ObjectStat, Store, open_store
@@ -40,6 +45,7 @@ class Contents:
     layout : how the voxels lie, in words; what a volume is told from another one by.
     placement : None where the file says nothing of it.
     warnings : the rest of sentences that begin with the file's name.
+    beside : location of the file with the voxels, where that is another one.
     """
 
     format: str
@@ -53,6 +59,7 @@ class Contents:
     read: Callable[[Box], npt.NDArray[Any]]
     placement: Placement | None = None
     warnings: tuple[str, ...] = ()
+    beside: str = ""
 
     @property
     def metadata_sha256(self) -> str:
@@ -62,10 +69,14 @@ class Contents:
 
 @dataclass(frozen=True)
 class FileArray:
-    """A `StoredArray` in one file. opened : what its store said of it when the volume was opened."""
+    """A `StoredArray` in one file. opened : what its store said of it when the volume was opened.
+
+    beside : location of the file with the voxels, where that is another one, and what was said of it.
+    """
 
     location: str
     opened: ObjectStat
+    beside: tuple[str, ObjectStat] | None = None
     stored_axes: ClassVar[str] = "zyx"
     """Whatever the file's layout, which is in the volume's metadata_sha256."""
 
@@ -77,7 +88,7 @@ class FileArray:
         """
         store = open_store(self.location)
         try:
-            voxels = _read_header(store, self.opened).read(box)
+            voxels = _read_header(store, self.opened, self.beside).read(box)
         except (ValueError, FileNotFoundError, InputError) as error:
             self._check_unchanged(store)
             raise StorageError(
@@ -96,6 +107,11 @@ class FileArray:
                 f"{self.location} changed while it was read, so its voxels may be of two volumes; start again when it"
                 " is complete."
             )
+        if self.beside and (held := open_store(self.beside[0]).stat("")) != self.beside[1]:
+            raise StorageError(
+                f"{self.location} has its voxels in {self.beside[0]}, which"
+                f" {'changed since it was opened; start again' if held else 'is missing; restore it from a copy'}."
+            )
 
     def object_key(self, index: Index) -> str:
         """The location itself."""
@@ -105,8 +121,12 @@ class FileArray:
         """Of the file; None where it is missing."""
         return open_store(self.location).stat("")
 
-    def listed(self) -> None:
-        """One object is soon asked for."""
+    def listed(self) -> Iterator[tuple[str, ObjectStat]] | None:
+        """None: one object is soon asked for; where voxels lie in another file, both."""
+        if self.beside is None:
+            return None
+        found = {"": self.object_stat((0, 0, 0)), self.beside[0]: open_store(self.beside[0]).stat("")}
+        return ((key, stat) for key, stat in found.items() if stat is not None)
 
 
 def is_file(store: Store) -> bool:
@@ -123,15 +143,18 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
     if stat is None:
         raise StorageError(f"{location} is missing; restore it from a copy.")
     try:
-        found = patiently(lambda: _read_header(store, stat))
+        found = patiently(lambda: _read_header(store, stat, None))
+        held = open_store(found.beside).stat("") if found.beside else None
     except OSError as error:
         raise StorageError(f"{location} cannot be read: {reason(error)}; check the store.") from error
+    if found.beside and held is None:
+        raise StorageError(f"{location} has its voxels in {found.beside}, which is missing; put it there.")
     if found.dtype.kind not in "biuf":
         raise InputError(f"{location} holds values of type {found.dtype}; bool, integer or float is needed.")
     return Volume(
         location=location,
         array_path="",
-        array=FileArray(location, stat),
+        array=FileArray(location, stat, (found.beside, held) if held else None),
         shape=found.shape,
         dtype=found.dtype.name,
         chunk_shape=found.chunk_shape,
@@ -151,8 +174,8 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
 
 
 @lru_cache(maxsize=16)
-def _read_header(store: Store, _stat: ObjectStat) -> Contents:
-    # What the store says of the file is part of the key: a file that was replaced is opened anew.
+def _read_header(store: Store, _stat: ObjectStat, _beside: tuple[str, ObjectStat] | None) -> Contents:
+    # What the store says of the files is part of the key: a file that was replaced is opened anew.
     kind, reader = next(found for suffix, found in READERS.items() if store.location.lower().endswith(suffix))
     try:
         return reader(RangedFile(store))
@@ -241,11 +264,45 @@ def _compressed_nifti(file: RangedFile) -> Contents:
     )
 
 
+def _described(read_header: Callable[[RangedFile], FileHeader], file: RangedFile) -> Contents:
+    """Of a file whose header says where voxels lie one after the other, deflated or not, here or in another file."""
+    try:
+        header = read_header(file)
+        held = RangedFile(open_store(header.data)) if header.data else file
+    except FileNotFoundError as error:
+        raise NotAVolumeError(f"has its voxels in {error.filename}, which is missing; put it there") from error
+    flat = header.flat
+    contents = replace(
+        _flat_contents(held, header.format, flat, header.voxel_size),
+        placement=header.placement,
+        warnings=header.warnings,
+        beside=header.data,
+    )
+    whole = flat.offset + math.prod(flat.shape) * flat.dtype.itemsize
+    if header.deflated is None:
+        if flat.offset < 0 or held.size < whole:
+            where = f" in {header.data}" if header.data else ""
+            raise NotAVolumeError(f"has {held.size:,} bytes{where} where {whole:,} are needed; fetch it again")
+        return contents
+    content = InflatedFile(held.read_at, header.deflated, whole)
+    return replace(
+        contents,
+        chunk_shape=(1, flat.shape[1], flat.shape[2]),
+        decode_bytes=3 * flat.layer_bytes + 4 * PIECE_BYTES,
+        kept_bytes=INFLATED_BYTES,
+        read=lambda box: flat.read(content.read_at, box),
+    )
+
+
 READERS: dict[str, tuple[str, Callable[[RangedFile], Contents]]] = {
     ".tif": ("TIFF file", _tiff),
     ".tiff": ("TIFF file", _tiff),
     ".nii": ("NIfTI file", _nifti),
     ".nii.gz": ("NIfTI file", _compressed_nifti),
     ".npy": (".npy file", _npy),
+    ".nrrd": ("NRRD file", partial(_described, read_nrrd)),
+    ".nhdr": ("NRRD header", partial(_described, read_nrrd)),
+    ".mha": ("MetaImage file", partial(_described, read_meta_image)),
+    ".mhd": ("MetaImage header", partial(_described, read_meta_image)),
 }
 """By the end of a file's name."""

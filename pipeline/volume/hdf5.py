@@ -142,9 +142,9 @@ def _open(location: str, path: str, level: int, voxel_size_um: Position | None) 
     stat = store.stat("")
     if stat is None:
         raise StorageError(f"{location} is missing; restore it from a copy.")
-    wanted = (_describe, store, path.strip("/"), stat, voxel_size_um)
+    opening = partial(_describe, store, path.strip("/"), stat, voxel_size_um)
     try:
-        return patiently(partial(*wanted) if "://" in location else partial(in_time, *wanted))
+        return patiently(opening if "://" in location else partial(in_time, opening))
     except OSError as error:
         raise StorageError(f"{location} cannot be read: {reason(error)}; check the store.") from error
 

@@ -9,8 +9,10 @@ from typing import Any
 import h5py
 import imagecodecs
 import nibabel as nib
+import nrrd
 import numpy as np
 import numpy.typing as npt
+import SimpleITK
 import tifffile
 
 Voxels = npt.NDArray[Any]
@@ -63,6 +65,16 @@ def _hdf5(path: Path, voxels: Voxels, **options: Any) -> Path:
     return path
 
 
+def _itk(path: Path, voxels: Voxels, *, compress: bool = False) -> Path:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), path, useCompression=compress)
+    return path
+
+
+def _nrrd(path: Path, voxels: Voxels, *, encoding: str = "raw", endian: str = "little") -> Path:
+    nrrd.write(str(path), voxels, {"encoding": encoding, "endian": endian}, index_order="C")
+    return path
+
+
 FORMATS: dict[str, Callable[[Path, Voxels], Path]] = {
     "npy": lambda folder, voxels: _npy(folder / "v.npy", voxels),
     "fortran npy": lambda folder, voxels: _npy(folder / "v.npy", np.asfortranarray(voxels)),
@@ -86,5 +98,11 @@ FORMATS: dict[str, Callable[[Path, Voxels], Path]] = {
     "chunked HDF5": lambda folder, voxels: _hdf5(
         folder / "v.nxs", voxels, chunks=(4, 16, 16), compression="gzip", shuffle=True, fletcher32=True
     ),
+    "nrrd": lambda folder, voxels: _nrrd(folder / "v.nrrd", voxels),
+    "big-endian gzip nrrd": lambda folder, voxels: _nrrd(
+        folder / "v.nrrd", voxels.astype(voxels.dtype.newbyteorder(">")), encoding="gzip", endian="big"
+    ),
+    "mha": lambda folder, voxels: _itk(folder / "v.mha", voxels),
+    "zlib mha": lambda folder, voxels: _itk(folder / "v.mha", voxels, compress=True),
 }
 """Name -> writes voxels (z, y, x) into a folder and says where they lie."""
