@@ -27,7 +27,8 @@ class FileHeader:
 
     format : as people call it. flat : where the voxels lie, in the file, or in the inflated content where they are
     deflated. data : location of the file with the voxels; "" for the file itself. deflated : None for plain ones.
-    warnings : the rest of sentences that begin with the file's name.
+    warnings : the rest of sentences that begin with the file's name. said_in : location of the file beside it in which
+    all of this stands, or would stand; "" for the file itself.
     """
 
     format: str
@@ -37,6 +38,7 @@ class FileHeader:
     warnings: tuple[str, ...] = ()
     data: str = ""
     deflated: Deflated | None = None
+    said_in: str = ""
 
 
 def beside(location: str, name: str) -> str:

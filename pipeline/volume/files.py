@@ -28,13 +28,19 @@ from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
 from pipeline.volume.inflated import KEPT_BYTES as INFLATED_BYTES
 from pipeline.volume.inflated import PIECE_BYTES, InflatedFile
 from pipeline.volume.meta_image import read_meta_image
+from pipeline.volume.mgh import read_mgh
+from pipeline.volume.mrc import read_mrc
 from pipeline.volume.nifti import NIFTI_BYTES, NiftiHeader, read_nifti_header
+from pipeline.volume.nifti_pair import read_nifti_pair
+from pipeline.volume.npz import read_npz
 from pipeline.volume.nrrd import read_nrrd
 from pipeline.volume.patience import patiently, reason
 from pipeline.volume.ranged import HEADER_BYTES, RangedFile
+from pipeline.volume.raw import read_raw
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice, TiffVolume
 from pipeline.volume.volumes import Volume
+from pipeline.volume.vtk import read_vti, read_vtk
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Contents:
     layout : how the voxels lie, in words; what a volume is told from another one by.
     placement : None where the file says nothing of it.
     warnings : the rest of sentences that begin with the file's name.
-    beside : location of the file with the voxels, where that is another one.
+    beside : location of a second file, with the voxels or with what is said of them; "" where there is none.
     """
 
     format: str
@@ -71,12 +77,12 @@ class Contents:
 class FileArray:
     """A `StoredArray` in one file. opened : what its store said of it when the volume was opened.
 
-    beside : location of the file with the voxels, where that is another one, and what was said of it.
+    beside : location of a second file that the volume needs, and what was said of it; None of one that was not there.
     """
 
     location: str
     opened: ObjectStat
-    beside: tuple[str, ObjectStat] | None = None
+    beside: tuple[str, ObjectStat | None] | None = None
     stored_axes: ClassVar[str] = "zyx"
     """Whatever the file's layout, which is in the volume's metadata_sha256."""
 
@@ -109,7 +115,7 @@ class FileArray:
             )
         if self.beside and (held := open_store(self.beside[0]).stat("")) != self.beside[1]:
             raise StorageError(
-                f"{self.location} has its voxels in {self.beside[0]}, which"
+                f"{self.location} goes with {self.beside[0]}, which"
                 f" {'changed since it was opened; start again' if held else 'is missing; restore it from a copy'}."
             )
 
@@ -122,7 +128,7 @@ class FileArray:
         return open_store(self.location).stat("")
 
     def listed(self) -> Iterator[tuple[str, ObjectStat]] | None:
-        """None: one object is soon asked for; where voxels lie in another file, both."""
+        """None: one object is soon asked for. Where there is a second one, both."""
         if self.beside is None:
             return None
         found = {"": self.object_stat((0, 0, 0)), self.beside[0]: open_store(self.beside[0]).stat("")}
@@ -144,17 +150,16 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
         raise StorageError(f"{location} is missing; restore it from a copy.")
     try:
         found = patiently(lambda: _read_header(store, stat, None))
-        held = open_store(found.beside).stat("") if found.beside else None
+        beside = (found.beside, open_store(found.beside).stat("")) if found.beside else None
+        found = patiently(lambda: _read_header(store, stat, beside))
     except OSError as error:
         raise StorageError(f"{location} cannot be read: {reason(error)}; check the store.") from error
-    if found.beside and held is None:
-        raise StorageError(f"{location} has its voxels in {found.beside}, which is missing; put it there.")
     if found.dtype.kind not in "biuf":
         raise InputError(f"{location} holds values of type {found.dtype}; bool, integer or float is needed.")
     return Volume(
         location=location,
         array_path="",
-        array=FileArray(location, stat, (found.beside, held) if held else None),
+        array=FileArray(location, stat, beside),
         shape=found.shape,
         dtype=found.dtype.name,
         chunk_shape=found.chunk_shape,
@@ -174,7 +179,7 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
 
 
 @lru_cache(maxsize=16)
-def _read_header(store: Store, _stat: ObjectStat, _beside: tuple[str, ObjectStat] | None) -> Contents:
+def _read_header(store: Store, _stat: ObjectStat, _beside: tuple[str, ObjectStat | None] | None) -> Contents:
     # What the store says of the files is part of the key: a file that was replaced is opened anew.
     kind, reader = next(found for suffix, found in READERS.items() if store.location.lower().endswith(suffix))
     try:
@@ -276,7 +281,7 @@ def _described(read_header: Callable[[RangedFile], FileHeader], file: RangedFile
         _flat_contents(held, header.format, flat, header.voxel_size),
         placement=header.placement,
         warnings=header.warnings,
-        beside=header.data,
+        beside=header.data or header.said_in,
     )
     whole = flat.offset + math.prod(flat.shape) * flat.dtype.itemsize
     if header.deflated is None:
@@ -304,5 +309,12 @@ READERS: dict[str, tuple[str, Callable[[RangedFile], Contents]]] = {
     ".nhdr": ("NRRD header", partial(_described, read_nrrd)),
     ".mha": ("MetaImage file", partial(_described, read_meta_image)),
     ".mhd": ("MetaImage header", partial(_described, read_meta_image)),
+    **dict.fromkeys((".raw", ".vol"), ("file of raw voxels", partial(_described, read_raw))),
+    **dict.fromkeys((".mgh", ".mgz"), ("MGH file", partial(_described, read_mgh))),
+    **dict.fromkeys((".hdr", ".hdr.gz", ".img", ".img.gz"), ("NIfTI pair", partial(_described, read_nifti_pair))),
+    **dict.fromkeys((".mrc", ".map", ".rec", ".st"), ("MRC file", partial(_described, read_mrc))),
+    ".npz": (".npz file", partial(_described, read_npz)),
+    ".vtk": ("VTK file", partial(_described, read_vtk)),
+    ".vti": ("VTK file", partial(_described, read_vti)),
 }
 """By the end of a file's name."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import imagecodecs
+import mrcfile
 import nibabel as nib
 import nrrd
 import numpy as np
@@ -75,6 +76,22 @@ def _nrrd(path: Path, voxels: Voxels, *, encoding: str = "raw", endian: str = "l
     return path
 
 
+def _raw(folder: Path, voxels: Voxels) -> Path:
+    path = folder / f"v_{'x'.join(map(str, voxels.shape[::-1]))}_{voxels.dtype.name}.raw"
+    voxels.tofile(path)
+    return path
+
+
+def _npz(path: Path, voxels: Voxels) -> Path:
+    np.savez_compressed(path, voxels)
+    return path
+
+
+def _mrc(path: Path, voxels: Voxels) -> Path:
+    with mrcfile.new(path, voxels):
+        return path
+
+
 FORMATS: dict[str, Callable[[Path, Voxels], Path]] = {
     "npy": lambda folder, voxels: _npy(folder / "v.npy", voxels),
     "fortran npy": lambda folder, voxels: _npy(folder / "v.npy", np.asfortranarray(voxels)),
@@ -104,5 +121,8 @@ FORMATS: dict[str, Callable[[Path, Voxels], Path]] = {
     ),
     "mha": lambda folder, voxels: _itk(folder / "v.mha", voxels),
     "zlib mha": lambda folder, voxels: _itk(folder / "v.mha", voxels, compress=True),
+    "raw": _raw,
+    "compressed npz": lambda folder, voxels: _npz(folder / "v.npz", voxels),
+    "mrc": lambda folder, voxels: _mrc(folder / "v.mrc", voxels),
 }
 """Name -> writes voxels (z, y, x) into a folder and says where they lie."""

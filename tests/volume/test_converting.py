@@ -148,7 +148,7 @@ def test_refusals(tmp_path: Path) -> None:
     target = tmp_path / "t.ome.zarr"
     np.save(tmp_path / "plane.npy", grey((4, 5)))
     np.save(tmp_path / "v.npy", grey(dtype="float32"))
-    (tmp_path / "v.raw").write_bytes(b"123")
+    (tmp_path / "v.dat").write_bytes(b"123")
     (tmp_path / "broken.tif").write_bytes(b"123")
     tifffile.imwrite(tmp_path / "plane.tif", grey((4, 5)))
     tifffile.imwrite(tmp_path / "colour.tif", grey((4, 5, 6, 3), "uint8"), photometric="rgb")
@@ -157,7 +157,7 @@ def test_refusals(tmp_path: Path) -> None:
     assert "has the shape (4, 5); a volume has three axes" in refused(tmp_path / "plane.npy", target)
     assert "has the axes YX" in refused(tmp_path / "plane.tif", target)
     assert "a grey volume Z, Y, X is needed" in refused(tmp_path / "colour.tif", target)
-    assert "is a file of no known kind" in refused(tmp_path / "v.raw", target)
+    assert "is a file of no known kind" in refused(tmp_path / "v.dat", target)
     assert "not a readable TIFF" in refused(tmp_path / "broken.tif", target)
     assert "does not exist" in refused(tmp_path / "nothing.tif", target)
     assert "is a folder without a volume (it holds nothing)" in refused(tmp_path / "empty", target)

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_a_file_beside_that_changes(tmp_path: Path, name: str, compress: bool) -
     after = check(tmp_path / name, VOXELS[::-1])
     assert fingerprint(after) != before
     data.unlink()
-    with pytest.raises(StorageError, match=rf"has its voxels in {data}, which is missing"):
+    with pytest.raises(StorageError, match=rf"goes with {data}, which is missing"):
         after.read(after.box)
 
 
@@ -268,3 +269,48 @@ def test_deflated_voxels_are_read_from_places_within(tmp_path: Path, monkeypatch
         volume.read(Box((38, 3, 4), (39, 50, 60)))
         assert server.sent - sent < len(b"".join(parts)) / 4
     np.testing.assert_array_equal(volume.read(volume.box), voxels)
+
+
+def nifti_image(kind: Any) -> Any:
+    affine = np.diag([-0.5, 0.7, 3.0, 1.0])
+    affine[:3, 3] = 4, -5, 6
+    made = kind(VOXELS.T.astype("int16"), affine)
+    made.header.set_xyzt_units("mm")
+    return made
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_nifti_pair_is_the_same_as_one_file(tmp_path: Path, suffix: str) -> None:
+    nib.save(nifti_image(nib.Nifti1Image), tmp_path / "one.nii")
+    nib.save(nifti_image(nib.Nifti1Pair), tmp_path / f"two.hdr{suffix}")
+    one = open_volume(str(tmp_path / "one.nii"))
+    two = check(tmp_path / f"two.hdr{suffix}", VOXELS.astype("int16"))
+    assert (one.voxel_size, one.placement, one.warnings) == (two.voxel_size, two.placement, ())
+    assert two.voxel_size == VoxelSize((3000, 700, 500))
+    corners_agree(two, SimpleITK.ReadImage(tmp_path / f"two.hdr{suffix}"))
+    assert refused(tmp_path / f"two.img{suffix}") == (
+        f"{tmp_path}/two.img{suffix} holds the voxels of a NIfTI pair; give its header, {tmp_path}/two.hdr{suffix}."
+    )
+    (tmp_path / f"two.img{suffix}").unlink()
+    assert f"two.img{suffix}, which is missing; put it there" in refused(tmp_path / f"two.hdr{suffix}")
+    (tmp_path / "a.hdr").write_bytes((348).to_bytes(4, "little") + bytes(344))
+    assert "is Analyze 7.5, which does not say how it lies" in refused(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize("suffix", ["mgh", "mgz"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32"])
+def test_freesurfer(tmp_path: Path, suffix: str, dtype: str) -> None:
+    voxels = grey(VOXELS.shape, dtype)
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(turned(0.4, 0.2), (3, 3)) @ np.diag([0.5, 0.7, 3.0])
+    affine[:3, 3] = 4, -5, 6
+    nib.save(nib.MGHImage(voxels.T, affine), tmp_path / f"v.{suffix}")
+    volume = check(tmp_path / f"v.{suffix}", voxels)
+    assert volume.placement is not None
+    assert volume.voxel_size == VoxelSize((3000, 700, 500))
+    for corner in product(*((0, n - 1) for n in volume.shape)):
+        there = volume.placement.position_um(corner, volume.voxel_size)
+        expected = 1000 * (affine @ [*corner[::-1], 1])[2::-1]
+        np.testing.assert_allclose(there, expected, rtol=1e-6, atol=1e-2)  # the header is in single precision
+    nib.save(nib.MGHImage(np.stack([voxels.T, voxels.T], -1), affine), tmp_path / f"f.{suffix}")
+    assert "holds 2 volumes; store them one by one" in refused(tmp_path / f"f.{suffix}")
