@@ -40,7 +40,7 @@ DOORS = {
     "hdf5plugin": ("pipeline.volume",),
     "matplotlib": ("pipeline.report",),
     "jinja2": ("pipeline.report",),
-    "PIL": ("pipeline.report",),
+    "PIL": ("pipeline.report", "pipeline.volume"),
     "pandas": ("workflows.atlas",),
     "pyarrow": ("workflows.atlas",),
     "cc3d": ("pipeline.components",),

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 import tifffile
+from PIL import Image
 
 Voxels = npt.NDArray[Any]
 nifti: Any = nib.Nifti1Image
@@ -41,6 +42,14 @@ def jpeg2000_slices(folder: Path, voxels: Voxels, *, suffix: str = "jp2", digits
 def jpeg2000(plane: Voxels, suffix: str = "jp2") -> bytes:
     """A plane without loss."""
     return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(plane), level=0, reversible=True, codecformat=suffix))
+
+
+def picture_slices(folder: Path, voxels: Voxels, suffix: str) -> Path:
+    """A folder of s0000.png and so on, by Pillow."""
+    folder.mkdir()
+    for z, plane in enumerate(voxels):
+        Image.fromarray(plane).save(folder / f"s{z:04}.{suffix}")
+    return folder
 
 
 def _npy(path: Path, voxels: Voxels) -> Path:
@@ -111,6 +120,7 @@ FORMATS: dict[str, Callable[[Path, Voxels], Path]] = {
     "tiled tiff slices": lambda folder, voxels: tiff_slices(folder / "s", voxels, compression="lzw", tile=(16, 16)),
     "jp2 slices": lambda folder, voxels: jpeg2000_slices(folder / "s", voxels),
     "j2k slices": lambda folder, voxels: jpeg2000_slices(folder / "s", voxels, suffix="j2k"),
+    "png slices": lambda folder, voxels: picture_slices(folder / "s", voxels, "png"),
     "HDF5": lambda folder, voxels: _hdf5(folder / "v.h5", voxels),
     "chunked HDF5": lambda folder, voxels: _hdf5(
         folder / "v.nxs", voxels, chunks=(4, 16, 16), compression="gzip", shuffle=True, fletcher32=True
