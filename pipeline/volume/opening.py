@@ -13,6 +13,7 @@ from pipeline.volume.files import is_file, open_file
 from pipeline.volume.hdf5 import find_hdf5
 from pipeline.volume.n5_arrays import is_n5, open_n5
 from pipeline.volume.other_formats import way_out
+from pipeline.volume.precomputed import find_precomputed
 from pipeline.volume.slices import find_stack
 from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
 from pipeline.volume.volumes import Volume
@@ -47,8 +48,9 @@ FORMATS = (
         _where(is_file, open_file),
     ),
     Format("an HDF5 data set (x.h5/PATH)", find_hdf5),
-    Format("a Zarr array or image", _where(is_zarr, open_zarr)),
+    Format("a Zarr array or image, also in a ZIP archive", _where(is_zarr, open_zarr)),
     Format("an N5 data set", _where(is_n5, open_n5)),
+    Format("a Neuroglancer precomputed volume", find_precomputed),
     Format("a folder of slices (TIFF, JPEG 2000, PNG or BMP)", find_stack),
 )
 """In the order in which they are tried."""
