@@ -53,7 +53,7 @@ FORMATS = (
     Format("a Neuroglancer precomputed volume", find_precomputed),
     Format("a folder of slices (TIFF, JPEG 2000, PNG or BMP)", find_stack),
 )
-"""In the order in which they are tried."""
+"""In the order in which they are tried. Files are told by the ends of their names: pipeline.volume.files.READERS."""
 
 
 def open_volume(location: str, *, level: int = 0, voxel_size_um: Position | None = None) -> Volume:

@@ -142,7 +142,7 @@ def _decoded(metadata: str, chunks: dict[str, bytes], box: Box) -> npt.NDArray[A
 
 def _raw_bytes(document: dict[str, Any], key: str) -> int:
     x0, x1, y0, y1, z0, z1 = map(int, re.findall(r"\d+", key.rpartition("/")[2]))
-    return (x1 - x0) * (y1 - y0) * (z1 - z0) * np.dtype(document["data_type"]).itemsize
+    return (x1 - x0) * (y1 - y0) * (z1 - z0) * int(np.dtype(document["data_type"]).itemsize)
 
 
 def find_precomputed(store: Store) -> Callable[[int, Position | None], Volume] | None:

@@ -244,7 +244,7 @@ class _Tail(io.RawIOBase):
 def _members_of(tail: _Tail) -> dict[str, Member]:
     tail.seek(0)
     try:
-        with zipfile.ZipFile(tail) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(tail) as archive:
             return {
                 info.filename: Member(
                     info.header_offset, info.file_size, info.compress_size, info.compress_type, info.CRC,

@@ -1,4 +1,4 @@
-"""Neuroglancer's precomputed volumes, as tensorstore writes them: every encoding, place, gzip, near and far, damaged."""
+"""Neuroglancer's precomputed volumes, as tensorstore writes them: every encoding, place, gzip, far away, damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zarr in a ZIP archive: as zarr itself, zipfile and a packer of folders write it, near and far, damaged and replaced."""
+"""Zarr in a ZIP archive: as zarr itself and zipfile write it, near and far, damaged and replaced."""
 
 from __future__ import annotations
 
