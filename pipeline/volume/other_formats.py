@@ -25,7 +25,7 @@ WAYS: dict[tuple[str, ...], str] = {
     ): "it describes a file of raw voxels beside it; write NAME.raw.json or NAME.vol.json",
     (".isq", ".aim"): "itk-ioscanco (ITK) makes .mha of it",
     (".txm", ".txrm"): "dxchange reads it, and numpy.save makes .npy of the array",
-    (".wkw",): "webknossos export-as-tiff makes slices of it",
+    (".wkw", "datasource-properties.json"): "webknossos export-as-tiff makes slices of it",
     (".vdb",): "OpenVDB's Python module makes an array of it, and numpy.save .npy",
     (".pvd", ".pvti", ".vtu", ".vtp", ".stl", ".ply", ".obj"): "ParaView resamples it to an image, .vti",
     (".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".zip"): "unpack it first",

@@ -113,7 +113,19 @@ def test_convert(tmp_path: Path, kind: str, shape: Index, labels: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["npy", "fortran npy", "nii.gz", "zlib mha", "striped tiff", "tiled tiff slices", "tiff slices"]
+    "kind",
+    [
+        "npy",
+        "fortran npy",
+        "nii.gz",
+        "zlib mha",
+        "compressed npz",
+        "raw",
+        "png slices",
+        "striped tiff",
+        "tiled tiff slices",
+        "tiff slices",
+    ],
 )
 def test_read_a_block_of_a_file(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.volume.slices.PLANES_BYTES", 0)
