@@ -409,6 +409,8 @@ def _plugins() -> bool:
 
 def _check_stored(location: str, where: str, dataset: Any, warnings: list[str]) -> None:
     """Say where chunks were never written, as a writer that was stopped leaves them."""
+    if dataset.chunks is None and not (dataset.is_virtual or dataset.external) and not dataset.id.get_storage_size():
+        warnings.append(f"{where} was never written; all of it reads as {dataset.fillvalue}.")
     if dataset.chunks is None or "://" in location:  # far away, the whole index would have to be fetched
         return
     expected = math.prod(-(-n // side) for n, side in zip(dataset.shape, dataset.chunks, strict=True))
@@ -506,7 +508,7 @@ def _spacings(dataset: Any, axes: str) -> list[Decimal | None] | None:
         return None
     found: list[Decimal | None] = []
     for name, length in zip(in_order(axes, names), in_order(axes, dataset.shape), strict=True):
-        node = dataset.parent.get(name)
+        node = dataset.parent.get(str(name))
         unit = _unit(node)
         values = np.asarray(_numbers(node[()]) if unit is not None and node.size == length > 1 else [], np.float64)
         steps = np.diff(values)

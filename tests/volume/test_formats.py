@@ -120,7 +120,7 @@ def test_over_the_web_with_faults(root: Path, kind: str, server: Server) -> None
     assert any(request.status in (0, 500, 503) for request in server.requests)
 
 
-@pytest.mark.parametrize("kind", ["npy", "nii.gz", "tiled tiff", "tiff slices", "jp2 slices"])
+@pytest.mark.parametrize("kind", ["npy", "nii.gz", "tiled tiff", "tiff slices", "jp2 slices", "chunked HDF5", "nrrd"])
 def test_over_s3_with_faults(root: Path, kind: str, bucket: Bucket) -> None:
     url = bucket.upload(location(root, kind), f"some/where/{location(root, kind).name}")
     bucket.server.faults = first_tries("drop", 500, "truncate", 503)

@@ -236,6 +236,11 @@ def test_chunks_that_were_never_written(tmp_path: Path) -> None:
     assert volume.warnings == (
         f"{tmp_path}/v.h5/data has 1 of its 3 chunks; the others were never written and read as 0.",
     )
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.create_dataset("data", VOXELS.shape, "u2")
+    assert open_volume(str(tmp_path / "w.h5")).warnings == (
+        f"{tmp_path}/w.h5/data was never written; all of it reads as 0.",
+    )
 
 
 def pixel_sizes(group: Any) -> None:
@@ -337,7 +342,7 @@ def test_memory_of_a_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks
 def test_memory_that_the_library_takes(tmp_path: Path) -> None:
     """Of the process, as HDF5's own memory is not Python's: chunks of 8 MiB through three filters."""
     noise = np.random.default_rng(0).integers(0, 60000, (64, 256, 512)).astype("u2")
-    filters = {"chunks": (32, 256, 512), "compression": "gzip", "compression_opts": 1, "shuffle": True}
+    filters: dict[str, Any] = {"chunks": (32, 256, 512), "compression": "gzip", "compression_opts": 1, "shuffle": True}
     write(tmp_path / "v.h5", voxels=noise, fletcher32=True, **filters).file.close()
     script = (
         "import resource, sys; from pipeline.volume.opening import open_volume; from pipeline.geometry import Box;"
