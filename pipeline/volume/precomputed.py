@@ -206,6 +206,7 @@ def _open(location: str, document: dict[str, Any], level: int, voxel_size_um: Po
         chunk_shape=side,
         shard_shape=None,
         voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else stated,
+        stated_voxel_size=stated,
         placement=Placement((z, y, x)),
         level=level,
         level_count=len(scales),
