@@ -194,7 +194,8 @@ def _documents(location: str) -> list[dict[str, Any]]:
 
 
 def _is_pyramid(documents: list[dict[str, Any]]) -> bool:
-    return any(document.keys() & {"multiScale", "downsamplingFactors", "scales", "multiscales"} for document in documents)
+    keys = {"multiScale", "multiscales", "downsamplingFactors", "scales"}
+    return any(document.keys() & keys for document in documents)
 
 
 def _level_count(location: str, around: list[dict[str, Any]]) -> int:
