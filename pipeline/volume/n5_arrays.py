@@ -25,6 +25,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box, Index
 from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
+from pipeline.volume.layout import check_layout
 from pipeline.volume.n5_codecs import RAW, with_lz4_decoded, without_extras
 from pipeline.volume.n5_metadata import factors_of, in_space
 from pipeline.volume.patience import reason, within_time
@@ -72,11 +73,13 @@ class N5Array:
         if not store.can_list:
             return None
         counts = [-(-n // side) for n, side in zip(*self._sizes(), strict=True)]
-        return (
-            (key, stat)
-            for key, stat in store.list_array(self.array_path, counts)
-            if (index := object_index(key.removeprefix(f"{self.array_path}/"), counts)) and self._key(index) == key
-        )
+        return ((key, stat) for key, stat in store.list_array(self.array_path, counts) if self.is_object(key))
+
+    def is_object(self, key: str) -> bool:
+        """Whether a chunk of this array has this key."""
+        counts = [-(-n // side) for n, side in zip(*self._sizes(), strict=True)]
+        index = object_index(key.removeprefix(f"{self.array_path}/"), counts)
+        return index is not None and self._key(index) == key
 
     def _sizes(self) -> tuple[list[int], list[int]]:
         document = json.loads(self.metadata)
@@ -249,10 +252,11 @@ def _describe(
         names = [*"xyz", *map(str, range(3, len(own["dimensions"])))][: len(own["dimensions"])]
     axes = stored_axes(where, own["dimensions"], [str(name).lower() for name in names])
     voxel_size, placement = in_space(where, axes, documents, level, voxel_size_um)
+    array = N5Array(location, array_path, axes, metadata)
     return Volume(
         location=location,
         array_path=array_path,
-        array=N5Array(location, array_path, axes, metadata),
+        array=array,
         shape=in_order(axes, own["dimensions"]),
         dtype=dtype.name,
         chunk_shape=in_order(axes, own["blockSize"]),
@@ -265,4 +269,5 @@ def _describe(
         every_chunk_stored=False,
         fill_value=0,
         metadata_sha256=hashlib.sha256(metadata.encode()).hexdigest(),
+        warnings=check_layout(open_store(location), array_path, array.is_object, array.object_key((0, 0, 0))),
     )

@@ -79,6 +79,8 @@ def _nothing_there(location: str) -> str:
         return f"{location} holds no volume{names}: check the address."
     if os.path.isdir(location):
         return f"{location} is a folder without a volume (it holds {listing(sorted(os.listdir(location)))}){names}."
+    if os.path.islink(location) and not os.path.exists(location):
+        return f"{location} is a link that points nowhere ({os.readlink(location)}); mend it."
     if os.path.exists(location):
         return f"{location} is a file of no known kind{names}."
     folder = os.path.dirname(location)

@@ -25,6 +25,7 @@ from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
+from pipeline.volume.layout import check_layout
 from pipeline.volume.metadata import OWN, ImageMetadata, exact_decimal, image_metadata
 from pipeline.volume.patience import patiently, reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
@@ -84,17 +85,22 @@ class ZarrArray:
         store = open_store(self.location)
         if not store.can_list:
             return None
-        array, folder = self._open(), f"{self.array_path}/" if self.array_path else ""
-        counts = [-(-n // side) for n, side in zip(array.shape, array.shards or array.chunks, strict=True)]
-
-        def is_object(key: str) -> bool:
-            own = key.removeprefix(folder)
-            index = object_index(own.removeprefix("c/").removeprefix("c."), counts)
-            return index is not None and array.metadata.encode_chunk_key(index) == own
-
+        array = self._open()
+        counts = self._counts(array)
         inside = "c" if array.metadata.encode_chunk_key((0,) * len(counts)).startswith("c/") else ""
         top = "/".join(filter(None, (self.array_path, inside)))
-        return ((key, stat) for key, stat in store.list_array(top, counts) if is_object(key))
+        return ((key, stat) for key, stat in store.list_array(top, counts) if self.is_object(key, array))
+
+    def is_object(self, key: str, array: zarr.Array[Any] | None = None) -> bool:
+        """Whether an object of this array has this key."""
+        array = array or self._open()
+        own = key.removeprefix(f"{self.array_path}/" if self.array_path else "")
+        index = object_index(own.removeprefix("c/").removeprefix("c."), self._counts(array))
+        return index is not None and array.metadata.encode_chunk_key(index) == own
+
+    @staticmethod
+    def _counts(array: zarr.Array[Any]) -> list[int]:
+        return [-(-n // side) for n, side in zip(array.shape, array.shards or array.chunks, strict=True)]
 
     def _open(self) -> zarr.Array[Any]:
         return _open_array(self.location, self.array_path, self.metadata_sha256)
@@ -254,10 +260,12 @@ def _describe(
     voxel_size, placement = _in_space(location, image, level, order, voxel_size_um)
     own = array.attrs.get(OWN)
     metadata_sha256 = _metadata_sha256(array)
+    stored = ZarrArray(location, array_path, axes, metadata_sha256)
+    unstored = check_layout(open_store(location), array_path, stored.is_object, stored.object_key((0, 0, 0)))
     return Volume(
         location=location,
         array_path=array_path,
-        array=ZarrArray(location, array_path, axes, metadata_sha256),
+        array=stored,
         shape=in_order(axes, array.shape),
         dtype=dtype.name,
         chunk_shape=in_order(axes, array.chunks),
@@ -270,7 +278,7 @@ def _describe(
         every_chunk_stored=isinstance(own, dict) and own.get("every_chunk_stored") is True,
         fill_value=np.asarray(array.fill_value or 0, dtype).item(),
         metadata_sha256=metadata_sha256,
-        warnings=image.warnings if image else (),
+        warnings=(*(image.warnings if image else ()), *unstored),
     )
 
 
