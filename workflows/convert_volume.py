@@ -61,9 +61,9 @@ def convert(
         raise InputError(
             f"{draft} is there: another conversion is writing it, or one was stopped; in the second case remove it."
         )
-    opened = open_volume(source)
+    opened = open_volume(source, voxel_size_um=voxel_size.um if voxel_size else None)
     warn([opened])
-    spacing = voxel_size or opened.voxel_size
+    spacing = opened.voxel_size
     if spacing is None:
         raise InputError(
             f"{source} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7."

@@ -254,7 +254,7 @@ def _describe(
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {dtype}; bool, integer or float is needed.")
-    axes = stored_axes(where, array.shape, image.axis_names(location) if image else _axis_names(array))
+    axes = stored_axes(where, array.shape, image.axis_names(location, array.ndim) if image else _axis_names(array))
     order = [axes.index(axis) for axis in "zyx"]
 
     voxel_size, placement = _in_space(location, image, level, order, voxel_size_um)
