@@ -17,6 +17,7 @@ from workflows.config import ComparisonConfig
 from workflows.options import (
     BlockOption,
     BorderOption,
+    ChannelOption,
     DeviceOption,
     KeepOption,
     LevelOption,
@@ -25,6 +26,7 @@ from workflows.options import (
     RegionsOption,
     RunOption,
     SchedulerOption,
+    TimeOption,
     UnencryptedOption,
     VoxelSizeOption,
     WorkersOption,
@@ -89,7 +91,7 @@ def objects_of(text: str) -> ObjectKind:
 def comparison_config(
     reference: str, prediction: str | None, level: int, labels: str | None, tolerances: str, widths: str,
     voxel_size_um: str | None, image: str | None, regions: str | None, measures: str, objects: str, border: str,
-    maps: bool, block_shape: str | None, device: str, *, keep_scratch: bool,
+    maps: bool, block_shape: str | None, device: str, *, keep_scratch: bool, channel: str | None, time: int | None,
 ) -> ComparisonConfig:  # fmt: skip
     """The configuration out of the options."""
     from pipeline.volume.opening import absolute_location
@@ -101,6 +103,8 @@ def comparison_config(
         image=absolute_location(image) if image is not None else None,
         regions=absolute_location(regions) if regions is not None else None,
         level=level,
+        channel=channel,
+        time=time,
         labels=whole_numbers(labels, name="--label", least=1) if labels is not None else None,
         tolerances_um=numbers(tolerances, name="--tolerance-um", counts=tuple(range(1, 100))),
         boundary_widths=whole_numbers(widths, name="--boundary-width", least=1),
@@ -117,6 +121,7 @@ def comparison_config(
 
 def compare(
     reference: ReferenceArgument, prediction: PredictionArgument, run: RunOption, level: LevelOption = 0,
+    channel: ChannelOption = None, time: TimeOption = None,
     label: LabelsOption = None, tolerance_um: ToleranceOption = "0", boundary_width: WidthOption = "1,2",
     voxel_size_um: VoxelSizeOption = None, image: ImageOption = None, regions: RegionsOption = None,
     measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none", border: BorderOption = "unknown",
@@ -131,7 +136,7 @@ def compare(
     config = comparison_config(
         reference, prediction, level, label, tolerance_um, boundary_width, voxel_size_um, image, regions, measures,
         objects, border, maps, block_shape, device,
-        keep_scratch=keep_scratch,
+        keep_scratch=keep_scratch, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_comparison(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -139,7 +144,8 @@ def compare(
 
 def statistics(
     labels: Annotated[str, typer.Argument(help="Volume with labels (path or URL).")],
-    run: RunOption, image: ImageOption = None, level: LevelOption = 0, label: LabelsOption = None,
+    run: RunOption, image: ImageOption = None, level: LevelOption = 0, channel: ChannelOption = None,
+    time: TimeOption = None, label: LabelsOption = None,
     voxel_size_um: VoxelSizeOption = None, block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None,
     unencrypted: UnencryptedOption = False, quiet: QuietOption = False,
@@ -151,7 +157,7 @@ def statistics(
     config = comparison_config(
         labels, None, level, label, "0", "1", voxel_size_um, image, None, "overlap", "none", "unknown", False,
         block_shape, "cpu",
-        keep_scratch=False,
+        keep_scratch=False, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -159,7 +165,8 @@ def statistics(
 
 def detect(
     labels: Annotated[str, typer.Argument(help="Volume with labels (path or URL); a label is a class.")],
-    run: RunOption, level: LevelOption = 0, label: LabelsOption = None, voxel_size_um: VoxelSizeOption = None,
+    run: RunOption, level: LevelOption = 0, channel: ChannelOption = None, time: TimeOption = None,
+    label: LabelsOption = None, voxel_size_um: VoxelSizeOption = None,
     block_shape: BlockOption = None, workers: WorkersOption = None, scheduler: SchedulerOption = None,
     profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
     quiet: QuietOption = False,
@@ -168,7 +175,7 @@ def detect(
     config = comparison_config(
         labels, None, level, label, "0", "1", voxel_size_um, None, None, "overlap", "components", "unknown", False,
         block_shape, "cpu",
-        keep_scratch=False,
+        keep_scratch=False, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -185,7 +192,8 @@ def score_detections(
 
 
 def plan_comparison(
-    reference: ReferenceArgument, prediction: PredictionArgument, level: LevelOption = 0, label: LabelsOption = None,
+    reference: ReferenceArgument, prediction: PredictionArgument, level: LevelOption = 0,
+    channel: ChannelOption = None, time: TimeOption = None, label: LabelsOption = None,
     boundary_width: WidthOption = "1,2", voxel_size_um: VoxelSizeOption = None, image: ImageOption = None,
     regions: RegionsOption = None, measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none",
     border: BorderOption = "unknown", maps: MapsOption = True, block_shape: BlockOption = None,
@@ -199,7 +207,7 @@ def plan_comparison(
     config = comparison_config(
         reference, prediction, level, label, "0", boundary_width, voxel_size_um, image, regions, measures, objects,
         border, maps, block_shape, device,
-        keep_scratch=False,
+        keep_scratch=False, channel=channel, time=time,
     )  # fmt: skip
     offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     job = plan_of(config, Path("run").absolute(), offer)
@@ -248,7 +256,7 @@ def print_structures(run: Path, results: Mapping[str, Any]) -> None:
     print(f"table       {run / 'statistics.csv'}")
     points = run / "detections.csv"
     if points.exists():
-        print(f"objects     {sum(1 for _ in points.open(encoding='utf-8')) - 1}")
+        print(f"objects     {len(points.read_text(encoding='utf-8').splitlines()) - 1}")
         print(f"points      {points}")
     print(f"report      {run / 'report.html'}")
 

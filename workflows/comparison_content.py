@@ -26,7 +26,7 @@ from pipeline.report import (
 )
 from pipeline.surface import SIDES, Side
 from pipeline.tally import Histogram
-from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.opening import Volume, at_level
 from workflows.provenance import shown_circumstances
 
 Array = npt.NDArray[Any]
@@ -62,11 +62,11 @@ def structures_content(
 def _labelled_planes(job: ComparisonJob) -> list[LabelledSlice] | None:
     """Planes of the labels, from the finest level that is not too large; None where there is no such level."""
     levels = range(job.reference.level, job.reference.level_count)
-    opened = (_at_level(job.reference, level) for level in levels)
+    opened = (at_level(job.reference, level) for level in levels)
     labels = next((volume for volume in opened if max(volume.shape) <= SLICE_PIXELS), None)
     if labels is None:
         return None
-    grey = _at_level(job.image, labels.level) if job.image and labels.level < job.image.level_count else None
+    grey = at_level(job.image, labels.level) if job.image and labels.level < job.image.level_count else None
     if grey is not None and grey.shape != labels.shape:
         grey = None
     wanted = None if job.labels is None else np.array(job.labels)
@@ -74,10 +74,6 @@ def _labelled_planes(job: ComparisonJob) -> list[LabelledSlice] | None:
         lambda box: _selected(read_labels(labels, box), wanted), labels.shape, labels.voxel_size or job.voxel_size,
         grey=grey.read if grey is not None else None,
     )  # fmt: skip
-
-
-def _at_level(volume: Volume, level: int) -> Volume:
-    return volume if level == volume.level else open_volume(volume.location, level=level)
 
 
 def _timings(job: ComparisonJob, totals: Mapping[str, Mapping[str, Any]]) -> list[Timing]:

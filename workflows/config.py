@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from cluster.local import DeviceChoice
 from pipeline.device import Device
 from pipeline.errors import InputError
 from pipeline.geometry import Index
 from pipeline.job import PARTS, Border, MapKind, ObjectKind, Part
+from pipeline.volume.choice import Choice
 from pipeline.volume.foreground import Foreground
 
 ALGORITHM_VERSION = 1
@@ -29,14 +30,27 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _text(channel: object) -> object:
+    return str(channel) if type(channel) is int else channel
+
+
 class RunConfig(_Frozen):
-    """What every kind of run has. level : of the pyramids; voxel_size_um : (z, y, x), None: from the metadata."""
+    """What every kind of run has. level : of the pyramids; voxel_size_um : (z, y, x), None: from the metadata.
+
+    channel : number from 0, or name; time : number of the time point. They count where a volume has several.
+    """
 
     level: int = 0
+    channel: Annotated[str | None, BeforeValidator(_text)] = None
+    time: int | None = None
     voxel_size_um: tuple[float, float, float] | None = None
     block_shape: Index | None = None
     device: DeviceChoice = "auto"
     keep_scratch: bool = False
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(channel=self.channel, time=self.time)
 
 
 class ThicknessConfig(RunConfig):

@@ -19,7 +19,8 @@ import numpy as np
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
-from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.choice import NOTHING_CHOSEN
+from pipeline.volume.opening import Choice, Volume, at_level, check_chosen, open_volume
 from pipeline.volume.writing import Multiscale, Reducer, create_multiscale, reduce_block_bytes, write_block_bytes
 
 Kind = Literal["auto", "grey", "labels"]
@@ -37,6 +38,7 @@ def convert(
     voxel_size: VoxelSize | None = None,
     block_shape: Index | None = None,
     kind: Kind = "auto",
+    choice: Choice = NOTHING_CHOSEN,
     report_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
     warn: Callable[[Iterable[Volume]], None] = lambda volumes: None,
 ) -> Multiscale:
@@ -50,6 +52,7 @@ def convert(
     block_shape : shape of the shards (z, y, x); by default of `default_block_shape`.
     kind : the pyramid holds means (grey) or the most frequent values (labels); bool volumes always hold any.
         auto is grey for integers and floats.
+    choice : channel and time point, where the source has several.
     report_progress : called with the stage ("volume", "pyramid") and with voxels done and in all.
     warn : called with what was opened, which may have been read although its metadata are wrong.
     """
@@ -61,7 +64,8 @@ def convert(
         raise InputError(
             f"{draft} is there: another conversion is writing it, or one was stopped; in the second case remove it."
         )
-    opened = open_volume(source, voxel_size_um=voxel_size.um if voxel_size else None)
+    opened = open_volume(source, voxel_size_um=voxel_size.um if voxel_size else None, **choice)
+    check_chosen([opened], choice)
     warn([opened])
     spacing = opened.voxel_size
     if spacing is None:
@@ -188,6 +192,7 @@ def describe_volume(volume: Volume) -> str:
         ("shape", f"{_times(volume.shape)} voxels (z, y, x), {voxels:,} in all"),
         ("type", volume.dtype),
     ]
+    rows += [(kind, str(position)) for kind, position in volume.selection]
     if volume.voxel_size:
         extent = [n * um / 1000 for n, um in zip(volume.shape, volume.voxel_size.um, strict=True)]
         rows += [
@@ -224,7 +229,7 @@ def _level(volume: Volume, level: int) -> str:
     if level == volume.level:
         return f"{_times(volume.shape)} (this one)"
     try:
-        return _times(open_volume(volume.location, level=level).shape)
+        return _times(at_level(volume, level).shape)
     except InputError:
         return "named in the metadata, but not there"
 

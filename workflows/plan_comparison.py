@@ -20,7 +20,7 @@ from pipeline.job import distance_dtype, ledger_of
 from pipeline.kernels import surface as surface_kernels
 from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, gathered_card_bytes, swept_card_bytes
 from pipeline.surface import WIDEST_BOUNDARY
-from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.opening import Volume, check_chosen, open_volume
 from pipeline.volume.writing import Multiscale
 from workflows.config import COMPARISON_MAPS, ComparisonConfig, ComparisonPlan, StagePlan
 from workflows.plan_thickness import (
@@ -52,11 +52,13 @@ def open_comparison(
 
     Raises InputError for what cannot be compared as asked.
     """
-    reference = open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um)
+    reference = open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
     check_labels("reference", reference)
     prediction = None
     if config.prediction is not None:
-        prediction = open_volume(config.prediction, level=config.level, voxel_size_um=config.voxel_size_um)
+        prediction = open_volume(
+            config.prediction, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice
+        )
         check_labels("prediction", prediction)
         check_grid("prediction", prediction, reference)
     voxel_size = reference.voxel_size or (prediction.voxel_size if prediction else None)
@@ -67,9 +69,12 @@ def open_comparison(
         )
     image = None
     if config.image is not None:
-        image = open_volume(config.image, level=config.level, voxel_size_um=config.voxel_size_um)
+        image = open_volume(config.image, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
         check_grid("image", image, reference)
-    regions = open_regions(config.regions, "reference", reference) if config.regions is not None else None
+    regions = None
+    if config.regions is not None:
+        regions = open_regions(config.regions, "reference", reference, config.choice)
+    check_chosen([v for v in (reference, prediction, image, regions) if v is not None], config.choice)
     if any(not 1 <= width <= WIDEST_BOUNDARY for width in config.boundary_widths):
         raise InputError(f"--boundary-width takes 1 to {WIDEST_BOUNDARY} voxels, not {config.boundary_widths}.")
     if config.labels is not None and any(not 0 < label < LABELS for label in config.labels):

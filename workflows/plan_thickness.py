@@ -15,7 +15,8 @@ from pipeline.errors import InputError, PlanError
 from pipeline.geometry import BlockGrid, Index
 from pipeline.job import ThicknessJob, distance_dtype, ledger_of
 from pipeline.memory import POOL_SHARE, WORKER_BYTES, card_bytes, task_bytes
-from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.choice import NOTHING_CHOSEN
+from pipeline.volume.opening import Choice, Volume, check_chosen, open_volume
 from pipeline.volume.writing import Multiscale
 from workflows.config import StagePlan, ThicknessConfig, ThicknessPlan
 
@@ -36,7 +37,7 @@ def open_job(
 
     Raises InputError for what cannot be measured as asked.
     """
-    mask = open_volume(config.mask, level=config.level, voxel_size_um=config.voxel_size_um)
+    mask = open_volume(config.mask, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
     foreground = config.foreground
     foreground.check(mask)
     if mask.voxel_size is None:
@@ -44,7 +45,8 @@ def open_job(
             f"{mask.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7 (z,y,x)."
         )
     distance_dtype(mask.shape, mask.voxel_size)
-    regions = open_regions(config.regions, "mask", mask) if config.regions is not None else None
+    regions = open_regions(config.regions, "mask", mask, config.choice) if config.regions is not None else None
+    check_chosen([volume for volume in (mask, regions) if volume is not None], config.choice)
     blocks = block_shape or config.block_shape or mask.shape
     if any(not 1 <= side <= LARGEST_SIDE for side in blocks):
         raise InputError(f"--block-shape {','.join(map(str, blocks))}: sides must lie between 1 and {LARGEST_SIDE}.")
@@ -66,11 +68,11 @@ def open_job(
     )
 
 
-def open_regions(location: str, what: str, whole: Volume) -> Volume:
+def open_regions(location: str, what: str, whole: Volume, choice: Choice = NOTHING_CHOSEN) -> Volume:
     """The labels of the regions, on the grid of a volume that is called `what`."""
-    regions = open_volume(location)
+    regions = open_volume(location, **choice)
     if regions.level_count > 1 and regions.level != whole.level < regions.level_count:
-        regions = open_volume(location, level=whole.level)
+        regions = open_volume(location, level=whole.level, **choice)
     if regions.shape != whole.shape:
         raise InputError(
             f"The regions {regions.name} have {regions.shape} voxels and the {what} {whole.name} has {whole.shape};"

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position
+from pipeline.volume.choice import NOTHING_CHOSEN, Choice, Kind
 from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
 from pipeline.volume.nifti import NIFTI_BYTES, NiftiHeader, read_nifti_header
@@ -40,6 +41,7 @@ class Contents:
     layout : how the voxels lie, in words; what a volume is told from another one by.
     placement : None where the file says nothing of it.
     warnings : the rest of sentences that begin with the file's name.
+    selection : channel and time point that were chosen.
     """
 
     format: str
@@ -53,6 +55,7 @@ class Contents:
     read: Callable[[Box], npt.NDArray[Any]]
     placement: Placement | None = None
     warnings: tuple[str, ...] = ()
+    selection: tuple[tuple[Kind, int], ...] = ()
 
     @property
     def metadata_sha256(self) -> str:
@@ -62,10 +65,15 @@ class Contents:
 
 @dataclass(frozen=True)
 class FileArray:
-    """A `StoredArray` in one file. opened : what its store said of it when the volume was opened."""
+    """A `StoredArray` in one file.
+
+    opened : what its store said of it when the volume was opened. channel, time : as they were chosen.
+    """
 
     location: str
     opened: ObjectStat
+    channel: str | None = None
+    time: int | None = None
     stored_axes: ClassVar[str] = "zyx"
     """Whatever the file's layout, which is in the volume's metadata_sha256."""
 
@@ -77,7 +85,7 @@ class FileArray:
         """
         store = open_store(self.location)
         try:
-            voxels = _read_header(store, self.opened).read(box)
+            voxels = _read_header(store, self.opened, self.channel, self.time).read(box)
         except (ValueError, FileNotFoundError, InputError) as error:
             self._check_unchanged(store)
             raise StorageError(
@@ -114,7 +122,7 @@ def is_file(store: Store) -> bool:
     return store.location.lower().endswith(tuple(READERS)) and store.stat("") is not None
 
 
-def open_file(location: str, level: int = 0, voxel_size_um: Position | None = None) -> Volume:
+def open_file(location: str, level: int, voxel_size_um: Position | None, choice: Choice) -> Volume:
     """A volume in a file. Raises InputError for what is none, and for levels beside 0."""
     if level:
         raise InputError(f"{location} is one file, so it has no level {level}.")
@@ -123,7 +131,8 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
     if stat is None:
         raise StorageError(f"{location} is missing; restore it from a copy.")
     try:
-        found = patiently(lambda: _read_header(store, stat))
+        channel, time = choice.get("channel"), choice.get("time")
+        found = patiently(lambda: _read_header(store, stat, channel, time))
     except OSError as error:
         raise StorageError(f"{location} cannot be read: {reason(error)}; check the store.") from error
     if found.dtype.kind not in "biuf":
@@ -131,7 +140,7 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
     return Volume(
         location=location,
         array_path="",
-        array=FileArray(location, stat),
+        array=FileArray(location, stat, channel, time) if found.selection else FileArray(location, stat),
         shape=found.shape,
         dtype=found.dtype.name,
         chunk_shape=found.chunk_shape,
@@ -147,14 +156,17 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
         decode_bytes=found.decode_bytes,
         kept_bytes=found.kept_bytes,
         warnings=tuple(f"{location} {warning}" for warning in found.warnings),
+        selection=found.selection,
     )
 
 
 @lru_cache(maxsize=16)
-def _read_header(store: Store, _stat: ObjectStat) -> Contents:
+def _read_header(store: Store, _stat: ObjectStat, channel: str | None, time: int | None) -> Contents:
     # What the store says of the file is part of the key: a file that was replaced is opened anew.
     kind, reader = next(found for suffix, found in READERS.items() if store.location.lower().endswith(suffix))
     try:
+        if reader is _tiff:
+            return _tiff(RangedFile(store), Choice(channel=channel, time=time))
         return reader(RangedFile(store))
     except NotAVolumeError as error:
         raise InputError(f"{store.location} {error}.") from error
@@ -190,11 +202,12 @@ def _npy(file: RangedFile) -> Contents:
     return _flat_contents(file, "NumPy .npy", Flat(opened.tell(), volume_shape(shape), dtype, axes), None)
 
 
-def _tiff(file: RangedFile) -> Contents:
-    tiff = TiffVolume(file.buffered())
+def _tiff(file: RangedFile, choice: Choice = NOTHING_CHOSEN) -> Contents:
+    tiff = TiffVolume(file.buffered(), file.store.location, choice)
     if tiff.flat is not None:
         # Opened anew: the library's file closes what it reads from when it is forgotten.
-        return _flat_contents(RangedFile(file.store), "TIFF", tiff.flat, tiff.voxel_size)
+        contents = _flat_contents(RangedFile(file.store), "TIFF", tiff.flat, tiff.voxel_size)
+        return replace(contents, selection=tiff.selection)
     one_at_a_time = Lock()  # tifffile and the file have one position
 
     def read(box: Box) -> npt.NDArray[Any]:
@@ -211,6 +224,7 @@ def _tiff(file: RangedFile) -> Contents:
         kept_bytes=0,
         layout=f"chunks {tiff.chunk_shape}",
         read=read,
+        selection=tiff.selection,
     )
 
 

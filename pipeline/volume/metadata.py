@@ -45,6 +45,7 @@ class ImageMetadata:
     warnings : one sentence each on what is invalid and was read all the same.
     unscaled : it is of a version before 0.4, whose metadata hold no voxel size. has_axes : whether it names the axes;
         otherwise those of an array are the last ones of OLD_AXES.
+    channels : their names, of as many as have one.
     places : whether the translations can be believed. directions : of the axes z, y, x, which OME-Zarr cannot say;
         voxcaliper keeps them in an attribute of its own. exact : whether numbers are to be taken digit by digit.
     """
@@ -57,6 +58,7 @@ class ImageMetadata:
     exact: bool = False
     unscaled: bool = False
     has_axes: bool = True
+    channels: tuple[str, ...] = ()
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
@@ -170,6 +172,7 @@ def image_metadata(location: str, attributes: dict[str, Any]) -> ImageMetadata |
         exact=isinstance(own, dict),
         unscaled=unscaled,
         has_axes="axes" in stated,
+        channels=_channels((ome if isinstance(ome, dict) and version == "0.5" else attributes).get("omero")),
     )
 
 
@@ -196,6 +199,13 @@ def _repaired(document: dict[str, Any]) -> dict[str, Any]:
             {**dataset, "coordinateTransformations": transforms[1:]} if kinds[:1] == ["translation"] else dataset
         )
     return {**document, "datasets": datasets}
+
+
+def _channels(omero: Any) -> tuple[str, ...]:
+    """The labels of channels in the part of the metadata that says how to show an image; none where one has none."""
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    labels = [one.get("label") for one in channels or () if isinstance(one, dict)]
+    return tuple(map(str, labels)) if all(label is not None for label in labels) else ()
 
 
 def _without_identities(document: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box, Index
 from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
+from pipeline.volume.choice import Choice, positions
 from pipeline.volume.layout import check_layout
 from pipeline.volume.n5_codecs import RAW, with_lz4_decoded, without_extras
 from pipeline.volume.n5_metadata import factors_of, in_space
@@ -47,23 +49,25 @@ class N5Array:
     """A `StoredArray` of N5.
 
     metadata : the essential part of attributes.json. stored_axes : see `pipeline.volume.axes.stored_axes`.
+    at : the position along each stored axis that is left out, 0 for the others; () where all are 0.
     """
 
     location: str
     array_path: str
     stored_axes: str
     metadata: str
+    at: tuple[int, ...] = ()
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         _, sides = self._sizes()
-        selection = stored_selection(self.stored_axes, box)
+        selection = stored_selection(self.stored_axes, box, self.at)
         bounds = [(s, s + 1) if isinstance(s, int) else (s.start, s.stop) for s in selection]
         touched = [range(start // side, -(-stop // side)) for (start, stop), side in zip(bounds, sides, strict=True)]
         chunks = within_time(self._fetch(list(product(*touched))))
         return as_zyx(self.stored_axes, _decoded(self.metadata, chunks, selection))
 
     def object_key(self, index: Index) -> str:
-        return self._key(stored_index(self.stored_axes, index))
+        return self._key(stored_index(self.stored_axes, index, self._chunk_at()))
 
     def object_stat(self, index: Index) -> ObjectStat | None:
         return open_store(self.location).stat(self.object_key(index))
@@ -73,13 +77,29 @@ class N5Array:
         if not store.can_list:
             return None
         counts = [-(-n // side) for n, side in zip(*self._sizes(), strict=True)]
-        return ((key, stat) for key, stat in store.list_array(self.array_path, counts) if self.is_object(key))
+        at = self._chunk_at()
+
+        def is_own(key: str) -> bool:
+            index = self._index(key)
+            return index is not None and all(
+                axis != "." or i == chosen for axis, i, chosen in zip(self.stored_axes, index, at, strict=True)
+            )
+
+        return ((key, stat) for key, stat in store.list_array(self.array_path, counts) if is_own(key))
 
     def is_object(self, key: str) -> bool:
-        """Whether a chunk of this array has this key."""
+        """Whether a chunk of the array as it is stored, with all channels, has this key."""
+        return self._index(key) is not None
+
+    def _index(self, key: str) -> tuple[int, ...] | None:
         counts = [-(-n // side) for n, side in zip(*self._sizes(), strict=True)]
         index = object_index(key.removeprefix(f"{self.array_path}/"), counts)
-        return index is not None and self._key(index) == key
+        return index if index is not None and self._key(index) == key else None
+
+    def _chunk_at(self) -> tuple[int, ...]:
+        """The index of chunks along each stored axis that is left out."""
+        _, sides = self._sizes()
+        return tuple(p // side for p, side in zip(self.at or (0,) * len(sides), sides, strict=True))
 
     def _sizes(self) -> tuple[list[int], list[int]]:
         document = json.loads(self.metadata)
@@ -149,7 +169,7 @@ def is_n5(store: Store) -> bool:
     return store.holds(DOCUMENT, f"s0/{DOCUMENT}")
 
 
-def open_n5(location: str, level: int, voxel_size_um: Position | None) -> Volume:
+def open_n5(location: str, level: int, voxel_size_um: Position | None, choice: Choice) -> Volume:
     """The volume at a location that holds N5; see `pipeline.volume.opening.open_volume`."""
     document = _document(location)
     if document is not None and "dimensions" in document:
@@ -159,7 +179,9 @@ def open_n5(location: str, level: int, voxel_size_um: Position | None) -> Volume
         found = LEVEL.fullmatch(name)
         around = _documents(head) if found else []
         if found is None or not _is_pyramid(around):
-            return _describe(location, "", [document], level=0, level_count=1, voxel_size_um=voxel_size_um)
+            return _describe(
+                location, "", [document], level=0, level_count=1, voxel_size_um=voxel_size_um, choice=choice
+            )
         location, level = head, int(found[1])
     else:
         around = _documents(location)
@@ -172,8 +194,9 @@ def open_n5(location: str, level: int, voxel_size_um: Position | None) -> Volume
             raise InputError(f"{location} is a setup of BigDataViewer; give one of its time points, {first}.")
         raise InputError(f"{location}/s{level} holds no N5 array ({DOCUMENT} with dimensions); give another level.")
     return _describe(
-        location, f"s{level}", [document, *around], level=level, level_count=count, voxel_size_um=voxel_size_um
-    )
+        location, f"s{level}", [document, *around],
+        level=level, level_count=count, voxel_size_um=voxel_size_um, choice=choice,
+    )  # fmt: skip
 
 
 def _document(location: str) -> dict[str, Any] | None:
@@ -232,6 +255,7 @@ def _describe(
     level: int,
     level_count: int,
     voxel_size_um: Position | None,
+    choice: Choice,
 ) -> Volume:
     """A volume of N5. documents : the attributes of the array, then those around it."""
     where, own = f"{location}/{array_path}" if array_path else location, documents[0]
@@ -250,9 +274,11 @@ def _describe(
     names = next((document["axes"] for document in documents if isinstance(document.get("axes"), list)), None)
     if names is None or len(names) != len(own["dimensions"]):
         names = [*"xyz", *map(str, range(3, len(own["dimensions"])))][: len(own["dimensions"])]
-    axes = stored_axes(where, own["dimensions"], [str(name).lower() for name in names])
+    names = [str(name).lower() for name in names]
+    cut = positions(where, own["dimensions"], names, choice)
+    axes = stored_axes(where, cut.shape, names)
     voxel_size, placement = in_space(where, axes, documents, level, voxel_size_um)
-    array = N5Array(location, array_path, axes, metadata)
+    array = N5Array(location, array_path, axes, metadata, cut.at if any(cut.at) else ())
     return Volume(
         location=location,
         array_path=array_path,
@@ -270,4 +296,6 @@ def _describe(
         fill_value=0,
         metadata_sha256=hashlib.sha256(metadata.encode()).hexdigest(),
         warnings=check_layout(open_store(location), array_path, array.is_object, array.object_key((0, 0, 0))),
+        selection=cut.selection,
+        positions_per_chunk=math.prod(n for axis, n in zip(axes, own["blockSize"], strict=True) if axis == "."),
     )

@@ -161,7 +161,8 @@ def _um(unit: str) -> Decimal:
 
 
 def _check_lengths(axes: str, *values: Sequence[Any]) -> None:
-    if any(len(one) != len(axes) for one in values):
+    # Of an axis behind the spatial ones, nothing need be stated.
+    if any(not len(axes.rstrip(".")) <= len(one) <= len(axes) for one in values):
         raise ValueError("not one value for each axis")
 
 

@@ -6,6 +6,7 @@ touches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -18,6 +19,7 @@ import tifffile
 
 from pipeline.errors import VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.volume.choice import Choice, positions
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
 from pipeline.volume.metadata import unit_um, voxel_size_of
 
@@ -37,9 +39,10 @@ class TiffVolume:
     """An open file with one grey volume. Raises ValueError, saying what is there instead, for any other content.
 
     shape, chunk_shape : voxels (z, y, x). flat : where the voxels lie, if one after the other.
+    selection : channel and time point that were chosen (pipeline.volume.choice).
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, name: str, choice: Choice) -> None:
         self._file = file
         with _damage_said():
             self._tiff = tifffile.TiffFile(file)
@@ -51,25 +54,47 @@ class TiffVolume:
                     " store the volume in a file of its own"
                 )
             series = found[0]
-            if series.axes[-2:] != "YX" or series.axes[:-2] not in ("Z", "I", "Q", "T"):
-                raise NotAVolumeError(
-                    f"has the axes {series.axes} and the shape {series.shape}; a grey volume Z, Y, X is needed"
-                )
-            self.shape = volume_shape(series.shape)
-            if series.dataoffset is None and len(series.pages) != self.shape[0]:
-                raise NotAVolumeError(f"holds {self.shape[0]} planes in {len(series.pages)} pages; store one in each")
-            self.flat = _flat(self._tiff, self.shape)
+            planes = self._planes(series, name, choice)
+            self.shape = volume_shape((len(planes), *series.shape[-2:]))
+            if series.dataoffset is None and len(series.pages) != math.prod(series.shape[:-2]):
+                count = math.prod(series.shape[:-2])
+                raise NotAVolumeError(f"holds {count} planes in {len(series.pages)} pages; store one in each")
+            self._pages = planes
+            self.flat = _flat(self._tiff, self.shape, planes)
             self.dtype = np.dtype(series.dtype).newbyteorder("=")
             self.voxel_size = _voxel_size(self._tiff)
             lines, columns = map(int, series.keyframe.chunks[-2:])
             self.chunk_shape: Index = (1, lines, columns)
+
+    def _planes(self, series: Any, name: str, choice: Choice) -> range:
+        """The planes of the volume among those of the file."""
+        names, shape = series.axes[:-2].lower(), series.shape[:-2]
+        if "z" not in names and len(names) == 1 and names in "iqt":
+            names = "z"  # pages without a word, or of a film
+        if series.axes[-2:] != "YX" or names.count("z") != 1:
+            raise NotAVolumeError(
+                f"has the axes {series.axes} and the shape {series.shape}; a grey volume Z, Y, X is needed"
+            )
+        cut = positions(name, shape, list(names), choice, _channel_names(self._tiff))
+        other = next((axis for axis, n in zip(names, cut.shape, strict=True) if axis != "z" and n > 1), None)
+        if other is not None:
+            raise NotAVolumeError(
+                f"has the axes {series.axes} and the shape {series.shape}; only Z, Y, X, channels and time points are"
+                " known"
+            )
+        self.selection = cut.selection
+        z = names.index("z")
+        steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        first = sum(at * step for at, step in zip(cut.at, steps, strict=True))
+        return range(first, first + shape[z] * steps[z], steps[z])
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The voxels of a box (z, y, x), plane by plane, of a file that is not flat."""
         voxels = np.empty(box.shape, self.dtype)
         with _damage_said():
             for z in range(box.start[0], box.stop[0]):
-                voxels[z - box.start[0]] = _read_page(self._tiff, self._tiff.series[0].pages[z], box.slices[1:])
+                page = self._tiff.series[0].pages[self._pages[z]]
+                voxels[z - box.start[0]] = _read_page(self._tiff, page, box.slices[1:])
         return voxels
 
 
@@ -97,7 +122,7 @@ class TiffSlice:
     def read(self, part: tuple[slice, slice]) -> npt.NDArray[Any]:
         """Part of the slice (y, x)."""
         with _damage_said():
-            flat = None if self._alone else _flat(self._tiff, (1, self.shape[0], self.shape[1]))
+            flat = None if self._alone else _flat(self._tiff, (1, self.shape[0], self.shape[1]), range(1))
             if flat is not None:
                 box = Box((0, part[0].start, part[1].start), (1, part[0].stop, part[1].stop))
                 plane: npt.NDArray[Any] = flat.read(self._read_at, box)[0]
@@ -114,11 +139,28 @@ class TiffSlice:
         return 4 * pixels * itemsize
 
 
-def _flat(tiff: tifffile.TiffFile, shape: Index) -> Flat | None:
+def _flat(tiff: tifffile.TiffFile, shape: Index, planes: range) -> Flat | None:
     series = tiff.series[0]
     if series.dataoffset is None:
         return None
-    return Flat(int(series.dataoffset), shape, np.dtype(series.dtype).newbyteorder(tiff.byteorder))
+    dtype = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
+    plane = shape[1] * shape[2] * dtype.itemsize
+    step = planes.step * plane if planes.step > 1 else None
+    return Flat(int(series.dataoffset) + planes.start * plane, shape, dtype, step=step)
+
+
+def _pixels(tiff: tifffile.TiffFile) -> ElementTree.Element | None:
+    """The description of the image in OME-XML."""
+    if not tiff.ome_metadata:
+        return None
+    return next((e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("Pixels")), None)
+
+
+def _channel_names(tiff: tifffile.TiffFile) -> tuple[str, ...]:
+    """Out of OME-XML; none where one has none."""
+    pixels = _pixels(tiff)
+    names = [e.get("Name") for e in pixels if e.tag.endswith("Channel")] if pixels is not None else []
+    return tuple(map(str, names)) if all(names) else ()
 
 
 def _read_page(tiff: tifffile.TiffFile, page: Any, part: tuple[slice, slice]) -> npt.NDArray[Any]:
@@ -148,7 +190,7 @@ def _read_page(tiff: tifffile.TiffFile, page: Any, part: tuple[slice, slice]) ->
 def _voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:
     """From OME-XML or ImageJ's description, where all three axes and the unit are stated."""
     if tiff.ome_metadata:
-        pixels = next((e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("Pixels")), None)
+        pixels = _pixels(tiff)
         sizes = [] if pixels is None else [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
         units = [] if pixels is None else [unit_um(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
         return voxel_size_of([Decimal(size) if size else None for size in sizes], units)

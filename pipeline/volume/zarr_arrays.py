@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -25,6 +26,7 @@ from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
+from pipeline.volume.choice import Choice, positions
 from pipeline.volume.layout import check_layout
 from pipeline.volume.metadata import OWN, ImageMetadata, exact_decimal, image_metadata
 from pipeline.volume.patience import patiently, reason, within_time
@@ -39,13 +41,15 @@ class ZarrArray:
     """A `StoredArray` of Zarr.
 
     location, array_path, metadata_sha256 : of the volume.
-    stored_axes : the axes as they lie in the store, one letter each; "." is an axis of length 1 that is left out.
+    stored_axes : the axes as they lie in the store, one letter each; "." is an axis that is left out.
+    at : the position along each stored axis that is left out, 0 for the others; () where all are 0.
     """
 
     location: str
     array_path: str
     stored_axes: str
     metadata_sha256: str
+    at: tuple[int, ...] = ()
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         array, store = self._open(), open_store(self.location)
@@ -59,7 +63,7 @@ class ZarrArray:
             parts = _rows(box, in_order(self.stored_axes, array.chunks))
 
         async def read_all() -> list[npt.NDArray[Any]]:
-            selections = [stored_selection(self.stored_axes, part) for part in parts]
+            selections = [stored_selection(self.stored_axes, part, self.at) for part in parts]
             found = await asyncio.gather(*(reading.getitem(selection) for selection in selections))
             if checked.found_nothing:
                 await store.expect("/".join(filter(None, (self.array_path, _document_name(array)))))
@@ -75,7 +79,8 @@ class ZarrArray:
         return voxels
 
     def object_key(self, index: Index) -> str:
-        key = self._open().metadata.encode_chunk_key(stored_index(self.stored_axes, index))
+        array = self._open()
+        key = array.metadata.encode_chunk_key(stored_index(self.stored_axes, index, self._chunk_at(array)))
         return f"{self.array_path}/{key}" if self.array_path else key
 
     def object_stat(self, index: Index) -> ObjectStat | None:
@@ -89,18 +94,33 @@ class ZarrArray:
         counts = self._counts(array)
         inside = "c" if array.metadata.encode_chunk_key((0,) * len(counts)).startswith("c/") else ""
         top = "/".join(filter(None, (self.array_path, inside)))
-        return ((key, stat) for key, stat in store.list_array(top, counts) if self.is_object(key, array))
+        at = self._chunk_at(array)
 
-    def is_object(self, key: str, array: zarr.Array[Any] | None = None) -> bool:
-        """Whether an object of this array has this key."""
-        array = array or self._open()
+        def is_own(key: str) -> bool:
+            index = self._index(key, array)
+            return index is not None and all(
+                axis != "." or i == chosen for axis, i, chosen in zip(self.stored_axes, index, at, strict=True)
+            )
+
+        return ((key, stat) for key, stat in store.list_array(top, counts) if is_own(key))
+
+    def is_object(self, key: str) -> bool:
+        """Whether an object of the array as it is stored, with all channels, has this key."""
+        return self._index(key, self._open()) is not None
+
+    def _index(self, key: str, array: zarr.Array[Any]) -> tuple[int, ...] | None:
         own = key.removeprefix(f"{self.array_path}/" if self.array_path else "")
         index = object_index(own.removeprefix("c/").removeprefix("c."), self._counts(array))
-        return index is not None and array.metadata.encode_chunk_key(index) == own
+        return index if index is not None and array.metadata.encode_chunk_key(index) == own else None
 
     @staticmethod
     def _counts(array: zarr.Array[Any]) -> list[int]:
         return [-(-n // side) for n, side in zip(array.shape, array.shards or array.chunks, strict=True)]
+
+    def _chunk_at(self, array: zarr.Array[Any]) -> tuple[int, ...]:
+        """The index of objects along each stored axis that is left out."""
+        at = self.at or (0,) * len(self.stored_axes)
+        return tuple(p // side for p, side in zip(at, array.shards or array.chunks, strict=True))
 
     def _open(self) -> zarr.Array[Any]:
         return _open_array(self.location, self.array_path, self.metadata_sha256)
@@ -157,7 +177,7 @@ def is_zarr(store: Store) -> bool:
     return store.holds(*DOCUMENTS)
 
 
-def open_zarr(location: str, level: int, voxel_size_um: Position | None) -> Volume:
+def open_zarr(location: str, level: int, voxel_size_um: Position | None, choice: Choice) -> Volume:
     """The volume at a location that holds Zarr; see `pipeline.volume.opening.open_volume`."""
     node = _open_node(location)
     if isinstance(node, zarr.Array):
@@ -165,7 +185,7 @@ def open_zarr(location: str, level: int, voxel_size_um: Position | None) -> Volu
             raise InputError(f"{location} is one array, so it has no level {level}; give the group that holds it.")
         parent = _parent_image(location)
         if parent is None:
-            return _describe(location, "", node, image=None, level=0, voxel_size_um=voxel_size_um)
+            return _describe(location, "", node, image=None, level=0, voxel_size_um=voxel_size_um, choice=choice)
         location, image, level = parent
     else:
         found = image_metadata(location, dict(node.attrs))
@@ -180,7 +200,7 @@ def open_zarr(location: str, level: int, voxel_size_um: Position | None) -> Volu
         node = _open_node(location, path)
     if not isinstance(node, zarr.Array):
         raise InputError(f"{location}/{path} is a group, but level {level} of {location} must be an array.")
-    return _describe(location, path, node, image=image, level=level, voxel_size_um=voxel_size_um)
+    return _describe(location, path, node, image=image, level=level, voxel_size_um=voxel_size_um, choice=choice)
 
 
 def _open_node(location: str, path: str = "") -> zarr.Array[Any] | zarr.Group:
@@ -249,18 +269,21 @@ def _describe(
     image: ImageMetadata | None,
     level: int,
     voxel_size_um: Position | None,
+    choice: Choice,
 ) -> Volume:
     where = f"{location}/{array_path}" if array_path else location
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {dtype}; bool, integer or float is needed.")
-    axes = stored_axes(where, array.shape, image.axis_names(location, array.ndim) if image else _axis_names(array))
+    names = image.axis_names(location, array.ndim) if image else _axis_names(array)
+    cut = positions(where, array.shape, names, choice, image.channels if image else ())
+    axes = stored_axes(where, cut.shape, names)
     order = [axes.index(axis) for axis in "zyx"]
 
     voxel_size, placement = _in_space(location, image, level, order, voxel_size_um)
     own = array.attrs.get(OWN)
     metadata_sha256 = _metadata_sha256(array)
-    stored = ZarrArray(location, array_path, axes, metadata_sha256)
+    stored = ZarrArray(location, array_path, axes, metadata_sha256, cut.at if any(cut.at) else ())
     unstored = check_layout(open_store(location), array_path, stored.is_object, stored.object_key((0, 0, 0)))
     return Volume(
         location=location,
@@ -279,6 +302,8 @@ def _describe(
         fill_value=np.asarray(array.fill_value or 0, dtype).item(),
         metadata_sha256=metadata_sha256,
         warnings=(*(image.warnings if image else ()), *unstored),
+        selection=cut.selection,
+        positions_per_chunk=math.prod(n for axis, n in zip(axes, array.chunks, strict=True) if axis == "."),
     )
 
 

@@ -221,7 +221,7 @@ def test_refusals_say_what_is_there(tmp_path: Path) -> None:
     ("shape", "dtype", "words"),
     [
         ((4, 5), "u1", "has 2 axes"),
-        ((2, 4, 5, 6), "u1", "2 positions along axis 0"),
+        ((2, 4, 5, 6), "u1", "has 2 channels (0, 1); choose one with --channel."),
         ((0, 4, 5), "u1", "is empty"),
         ((3, 4, 5), "complex64", "bool, integer or float is needed"),
     ],
@@ -235,7 +235,7 @@ def test_images_that_are_no_volumes(tmp_path: Path) -> None:
     write_ome_zarr(tmp_path / "plane.zarr", grey((7, 8)), axes="yx", scale=(1, 1))
     assert "three spatial axes z, y, x are needed" in refused(tmp_path / "plane.zarr")
     write_ome_zarr(tmp_path / "film.zarr", grey((2, 4, 5, 6)), axes="tzyx", scale=(1, 1, 1, 1))
-    assert "2 positions along axis t" in refused(tmp_path / "film.zarr")
+    assert "has 2 time points (0 to 1); choose one with --time." in refused(tmp_path / "film.zarr")
     group = zarr.create_group(tmp_path / "new.zarr")
     group.attrs["ome"] = {"version": "0.7", "multiscales": [{}]}
     assert "OME-Zarr 0.7; the versions 0.4 and 0.5 can be read" in refused(tmp_path / "new.zarr")
