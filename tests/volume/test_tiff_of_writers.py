@@ -1,0 +1,113 @@
+"""TIFF in layouts that tifffile takes for several images, with depth in its tiles, and in several files."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tifffile
+
+from pipeline.errors import InputError
+from pipeline.geometry import Box
+from pipeline.volume.opening import open_volume
+from tests.volume.stores import grey
+
+VOXELS = grey((12, 17, 23))
+BOX = Box((1, 2, 3), (11, 16, 20))
+
+
+def write_pages(path: Path, pages: list[tuple[npt.NDArray[Any], dict[str, Any]]]) -> Path:
+    with tifffile.TiffWriter(path) as file:
+        for page, options in pages:
+            file.write(page, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        lambda z: {"compression": "zlib" if z % 2 else None, "metadata": None},
+        lambda z: {"compression": "zlib" if z % 2 else None},
+        lambda z: {"rowsperstrip": 17 if z else 4, "metadata": None},
+        lambda z: {"tile": (16, 16) if z > 5 else None, "metadata": None},
+        lambda z: {"compression": ("lzw", "zstd", None)[z % 3], "predictor": z % 3 == 0, "metadata": None},
+    ],
+    ids=["compression in turn", "compression in turn, described", "rows in a strip", "tiles at the end", "three"],
+)
+def test_pages_that_are_stored_differently_are_one_volume(tmp_path: Path, options: Any) -> None:
+    volume = open_volume(str(write_pages(tmp_path / "m.tif", [(VOXELS[z], options(z)) for z in range(12)])))
+    assert (volume.shape, volume.dtype) == (VOXELS.shape, "uint16")
+    np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
+    np.testing.assert_array_equal(volume.read(BOX), VOXELS[BOX.slices])
+
+
+@pytest.mark.parametrize(
+    ("pages", "words"),
+    [
+        ([(VOXELS[:6], {}), (VOXELS[6:], {})], r"holds 2 images \(6 × 17 × 23 uint16, 6 × 17 × 23 uint16\)"),
+        ([(VOXELS[:6], {}), (VOXELS[6:].astype("f4"), {})], r"holds 2 images \(.*uint16, .*float32\)"),
+        ([(VOXELS, {}), (VOXELS[0, ::2, ::2], {"subfiletype": 1})], r"holds 2 images \(12 × 17 × 23 uint16, 9 × 12 "),
+        (
+            [(VOXELS, {"metadata": None}), (VOXELS[0], {"metadata": None, "compression": "zlib", "subfiletype": 1})],
+            "2 im",
+        ),
+    ],
+)
+def test_other_images_in_one_file_are_told(
+    tmp_path: Path, pages: list[tuple[npt.NDArray[Any], dict[str, Any]]], words: str
+) -> None:
+    with pytest.raises(InputError, match=rf"{words}.*store the volume in a file of its own"):
+        open_volume(str(write_pages(tmp_path / "m.tif", pages)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile": (4, 16, 16), "compression": "zlib"},
+        {"tile": (16, 16, 16)},
+        {"tile": (1, 16, 16), "compression": "lzw", "predictor": True},
+        {"tile": (5, 32, 16), "compression": "zstd", "byteorder": ">"},
+    ],
+)
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "uint8"])
+def test_tiles_with_depth(tmp_path: Path, options: dict[str, Any], dtype: str) -> None:
+    if options.get("predictor") and dtype == "float32":
+        options = options | {"predictor": 3}
+    if options["tile"][0] == 5:
+        options = options | {"tile": (16, 32, 16)}
+    voxels = VOXELS.astype(dtype)
+    tifffile.imwrite(tmp_path / "v.tif", voxels, volumetric=True, photometric="minisblack", **options)
+    volume = open_volume(str(tmp_path / "v.tif"))
+    assert (volume.shape, volume.dtype) == (VOXELS.shape, dtype)
+    np.testing.assert_array_equal(volume.read(volume.box), voxels)
+    for box in (BOX, Box((3, 0, 15), (5, 17, 18)), Box((11, 16, 22), (12, 17, 23))):
+        np.testing.assert_array_equal(volume.read(box), voxels[box.slices])
+
+
+def write_ome_files(folder: Path, planes: list[int], *, size: bool = True) -> list[Path]:
+    """An OME-TIFF in files of so many planes each, as Micro-Manager (4 GB parts) and Bio-Formats write it."""
+    names = [f"part{index}.ome.tif" for index in range(len(planes))]
+    marks = [uuid.uuid4().urn for _ in names]
+    data, z = "", 0
+    for name, mark, count in zip(names, marks, planes, strict=True):
+        for ifd in range(count):
+            data += (
+                f'<TiffData FirstZ="{z}" IFD="{ifd}" PlaneCount="1"><UUID FileName="{name}">{mark}</UUID></TiffData>'
+            )
+            z += 1
+    stated = 'PhysicalSizeX="0.5" PhysicalSizeY="0.7" PhysicalSizeZ="3"' if size else ""
+    z = 0
+    for name, mark, count in zip(names, marks, planes, strict=True):
+        text = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{mark}"><Image ID="Image:0"><Pixels'
+            f' ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="23" SizeY="17" SizeZ="{sum(planes)}" SizeC="1"'
+            f' SizeT="1" {stated}><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{data}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(folder / name, VOXELS[z : z + count], description=text, metadata=None)
+        z += count
+    assert (tifffile.imread(folder / names[0]) == VOXELS).all()  # which finds the others beside it
+    return [folder / name for name in names]
