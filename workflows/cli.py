@@ -25,8 +25,10 @@ from workflows.lock import BUSY, LockedError
 from workflows.options import (
     BlockOption,
     BorderOption,
+    BoxOption,
     ChannelOption,
     DeviceOption,
+    IgnorePlaceOption,
     KeepOption,
     LabelOption,
     LevelOption,
@@ -44,6 +46,7 @@ from workflows.options import (
     WorkersOption,
     block_shape_of,
     border_of,
+    box_of,
     device_of,
     offer_of,
     profile_of,
@@ -64,8 +67,8 @@ INTERRUPTED = 130
 
 def _config(
     mask: str, level: int, label: int | None, threshold: str | None, voxel_size_um: str | None, border: str,
-    regions: str | None, map_kind: str, block_shape: str | None, device: str, *, keep_scratch: bool,
-    channel: str | None, time: int | None,
+    regions: str | None, map_kind: str, box: str | None, ignore_place: bool, block_shape: str | None, device: str, *,
+    keep_scratch: bool, channel: str | None, time: int | None,
 ) -> ThicknessConfig:  # fmt: skip
     if map_kind not in ("thickness", "squared-radius", "none"):
         raise InputError(f"--map must be thickness, squared-radius or none, but {map_kind!r} was given.")
@@ -82,6 +85,8 @@ def _config(
         border=border_of(border),
         regions=absolute_location(regions) if regions is not None else None,
         map=map_kind,
+        box=box_of(box),
+        ignore_place=ignore_place,
         block_shape=block_shape_of(block_shape),
         device=device_of(device),
         keep_scratch=keep_scratch,
@@ -93,7 +98,8 @@ def thickness(
     mask: MaskArgument, run: RunOption, level: LevelOption = 0, channel: ChannelOption = None, time: TimeOption = None,
     label: LabelOption = None,
     threshold: ThresholdOption = None, voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown",
-    regions: RegionsOption = None, map_kind: MapOption = "thickness", block_shape: BlockOption = None,
+    regions: RegionsOption = None, map_kind: MapOption = "thickness", box: BoxOption = None,
+    ignore_place: IgnorePlaceOption = False, block_shape: BlockOption = None,
     workers: WorkersOption = None, scheduler: SchedulerOption = None, profile: ProfileOption = None,
     unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
     keep_scratch: KeepOption = False, quiet: QuietOption = False,
@@ -106,7 +112,8 @@ def thickness(
     from workflows.run_thickness import execute, reopen, start
 
     config = _config(
-        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, device,
+        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, box, ignore_place,
+        block_shape, device,
         keep_scratch=keep_scratch, channel=channel, time=time,
     )  # fmt: skip
     statistics = carry_out(
@@ -197,7 +204,8 @@ def plan_thickness(
     mask: MaskArgument, level: LevelOption = 0, channel: ChannelOption = None, time: TimeOption = None,
     label: LabelOption = None, threshold: ThresholdOption = None,
     voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown", regions: RegionsOption = None,
-    map_kind: MapOption = "thickness", block_shape: BlockOption = None, workers: WorkersOption = None,
+    map_kind: MapOption = "thickness", box: BoxOption = None,
+    ignore_place: IgnorePlaceOption = False, block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None,
     unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
 ) -> None:  # fmt: skip
@@ -205,7 +213,8 @@ def plan_thickness(
     from workflows.plan_thickness import check_memory, choose_blocks, describe_plan, make_plan, open_job
 
     config = _config(
-        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, block_shape, device,
+        mask, level, label, threshold, voxel_size_um, border, regions, map_kind, box, ignore_place,
+        block_shape, device,
         keep_scratch=False, channel=channel, time=time,
     )  # fmt: skip
     offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)

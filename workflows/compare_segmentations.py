@@ -420,7 +420,7 @@ def create_maps(job: ComparisonJob) -> None:
     """The empty maps of a job, those that are not there yet."""
     for name, image in job.maps.items():
         if not image.path.exists():
-            create_whole(image, {"voxcaliper": {"map": name}})
+            create_whole(image, {"map": name})
 
 
 def conclusions(job: ComparisonJob) -> dict[str, Callable[[], Conclusion]]:

@@ -17,8 +17,10 @@ from workflows.config import ComparisonConfig
 from workflows.options import (
     BlockOption,
     BorderOption,
+    BoxOption,
     ChannelOption,
     DeviceOption,
+    IgnorePlaceOption,
     KeepOption,
     LevelOption,
     ProfileOption,
@@ -32,6 +34,7 @@ from workflows.options import (
     WorkersOption,
     block_shape_of,
     border_of,
+    box_of,
     device_of,
     numbers,
     offer_of,
@@ -91,7 +94,8 @@ def objects_of(text: str) -> ObjectKind:
 def comparison_config(
     reference: str, prediction: str | None, level: int, labels: str | None, tolerances: str, widths: str,
     voxel_size_um: str | None, image: str | None, regions: str | None, measures: str, objects: str, border: str,
-    maps: bool, block_shape: str | None, device: str, *, keep_scratch: bool, channel: str | None, time: int | None,
+    maps: bool, block_shape: str | None, device: str, *, keep_scratch: bool, box: str | None = None,
+    ignore_place: bool = False, channel: str | None = None, time: int | None = None,
 ) -> ComparisonConfig:  # fmt: skip
     """The configuration out of the options."""
     from pipeline.volume.opening import absolute_location
@@ -113,6 +117,8 @@ def comparison_config(
         objects=objects_of(objects),
         border=border_of(border),
         maps=maps,
+        box=box_of(box),
+        ignore_place=ignore_place,
         block_shape=block_shape_of(block_shape),
         device=device_of(device),
         keep_scratch=keep_scratch,
@@ -125,7 +131,8 @@ def compare(
     label: LabelsOption = None, tolerance_um: ToleranceOption = "0", boundary_width: WidthOption = "1,2",
     voxel_size_um: VoxelSizeOption = None, image: ImageOption = None, regions: RegionsOption = None,
     measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none", border: BorderOption = "unknown",
-    maps: MapsOption = True, block_shape: BlockOption = None, workers: WorkersOption = None,
+    maps: MapsOption = True, box: BoxOption = None, ignore_place: IgnorePlaceOption = False,
+    block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
     device: DeviceOption = "auto", keep_scratch: KeepOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
@@ -136,7 +143,7 @@ def compare(
     config = comparison_config(
         reference, prediction, level, label, tolerance_um, boundary_width, voxel_size_um, image, regions, measures,
         objects, border, maps, block_shape, device,
-        keep_scratch=keep_scratch, channel=channel, time=time,
+        keep_scratch=keep_scratch, box=box, ignore_place=ignore_place, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_comparison(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -146,7 +153,8 @@ def statistics(
     labels: Annotated[str, typer.Argument(help="Volume with labels (path or URL).")],
     run: RunOption, image: ImageOption = None, level: LevelOption = 0, channel: ChannelOption = None,
     time: TimeOption = None, label: LabelsOption = None,
-    voxel_size_um: VoxelSizeOption = None, block_shape: BlockOption = None, workers: WorkersOption = None,
+    voxel_size_um: VoxelSizeOption = None, box: BoxOption = None, ignore_place: IgnorePlaceOption = False,
+    block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None,
     unencrypted: UnencryptedOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
@@ -157,7 +165,7 @@ def statistics(
     config = comparison_config(
         labels, None, level, label, "0", "1", voxel_size_um, image, None, "overlap", "none", "unknown", False,
         block_shape, "cpu",
-        keep_scratch=False, channel=channel, time=time,
+        keep_scratch=False, box=box, ignore_place=ignore_place, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -196,7 +204,8 @@ def plan_comparison(
     channel: ChannelOption = None, time: TimeOption = None, label: LabelsOption = None,
     boundary_width: WidthOption = "1,2", voxel_size_um: VoxelSizeOption = None, image: ImageOption = None,
     regions: RegionsOption = None, measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none",
-    border: BorderOption = "unknown", maps: MapsOption = True, block_shape: BlockOption = None,
+    border: BorderOption = "unknown", maps: MapsOption = True, box: BoxOption = None,
+    ignore_place: IgnorePlaceOption = False, block_shape: BlockOption = None,
     workers: WorkersOption = None, scheduler: SchedulerOption = None, profile: ProfileOption = None,
     unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
 ) -> None:  # fmt: skip
@@ -207,7 +216,7 @@ def plan_comparison(
     config = comparison_config(
         reference, prediction, level, label, "0", boundary_width, voxel_size_um, image, regions, measures, objects,
         border, maps, block_shape, device,
-        keep_scratch=False, channel=channel, time=time,
+        keep_scratch=False, box=box, ignore_place=ignore_place, channel=channel, time=time,
     )  # fmt: skip
     offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     job = plan_of(config, Path("run").absolute(), offer)

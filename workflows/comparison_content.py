@@ -22,12 +22,14 @@ from pipeline.report import (
     ThicknessHistogram,
     Timing,
     compared_slices,
+    in_frame,
     labelled_slices,
 )
 from pipeline.surface import SIDES, Side
 from pipeline.tally import Histogram
+from pipeline.volume.laying import LaidVolume
 from pipeline.volume.opening import Volume, at_level
-from workflows.provenance import shown_circumstances
+from workflows.provenance import shown_circumstances, shown_place
 
 Array = npt.NDArray[Any]
 Measures = dict[str, Any]
@@ -62,18 +64,26 @@ def structures_content(
 def _labelled_planes(job: ComparisonJob) -> list[LabelledSlice] | None:
     """Planes of the labels, from the finest level that is not too large; None where there is no such level."""
     levels = range(job.reference.level, job.reference.level_count)
-    opened = (at_level(job.reference, level) for level in levels)
-    labels = next((volume for volume in opened if max(volume.shape) <= SLICE_PIXELS), None)
+    opened = (_at_level(job.reference, level) for level in levels)
+    labels = next((volume for volume in opened if volume and max(volume.shape) <= SLICE_PIXELS), None)
     if labels is None:
         return None
-    grey = at_level(job.image, labels.level) if job.image and labels.level < job.image.level_count else None
+    grey = _at_level(job.image, labels.level) if job.image and labels.level < job.image.level_count else None
     if grey is not None and grey.shape != labels.shape:
         grey = None
     wanted = None if job.labels is None else np.array(job.labels)
-    return labelled_slices(
+    planes = labelled_slices(
         lambda box: _selected(read_labels(labels, box), wanted), labels.shape, labels.voxel_size or job.voxel_size,
         grey=grey.read if grey is not None else None,
     )  # fmt: skip
+    return in_frame(planes, labels.placement, labels.voxel_size or job.voxel_size)
+
+
+def _at_level(volume: Volume, level: int) -> Volume | None:
+    """Another level of a volume; None where it is laid on another one, whose coarser levels may lie otherwise."""
+    if level == volume.level:
+        return volume
+    return None if isinstance(volume, LaidVolume) else at_level(volume, level)
 
 
 def _timings(job: ComparisonJob, totals: Mapping[str, Mapping[str, Any]]) -> list[Timing]:
@@ -92,6 +102,7 @@ def _shown(job: ComparisonJob, provenance: Mapping[str, Any]) -> dict[str, str]:
             what.capitalize(): f"{volume.name} ({volume.format}, {volume.dtype})"
             for what, volume in job.volumes.items()
         },
+        **shown_place(job.reference, job.volumes.values()),
         "Border of the volume": job.border,
         "Blocks": f"{len(job.grid):,} of {' × '.join(map(str, job.grid.block_shape))} voxels",
         **shown_circumstances(provenance),
@@ -154,10 +165,11 @@ def _planes(
     def read(volume: Volume | None) -> Callable[[Box], npt.NDArray[np.float32]] | None:
         return (lambda box: np.asarray(volume.read(box), np.float32)) if volume is not None else None
 
-    return compared_slices(
+    planes = compared_slices(
         labels(reference), labels(prediction), reference.shape, reference.voxel_size or job.voxel_size,
         reference_thickness=read(thickness), prediction_thickness=read(other_thickness),
     )  # fmt: skip
+    return in_frame(planes, reference.placement, reference.voxel_size or job.voxel_size)
 
 
 def _selected(labels: Array, wanted: Array | None) -> Array:

@@ -49,7 +49,7 @@ from workflows.merged_counts import (
     surfaces_by_region,
     thickness_tallies,
 )
-from workflows.provenance import circumstances
+from workflows.provenance import circumstances, described_input
 from workflows.run_folder import RunFolder
 
 Measures = dict[str, Any]
@@ -71,6 +71,7 @@ def write_comparison_results(
         **circumstances(totals, workers, job.device, seconds),
         "configuration": config.model_dump(mode="json"),
         "plan": run.comparison_plan().model_dump(mode="json"),
+        "inputs": {what: described_input(volume) for what, volume in job.volumes.items()},
     }
     try:
         if job.prediction is None:
@@ -108,7 +109,12 @@ def structures(job: ComparisonJob) -> Measures:
     found = {
         str(one.label): _plain(
             structure_statistics(
-                tally, side="reference", label=one.label, shape=job.grid.shape, voxel_size=job.voxel_size
+                tally,
+                side="reference",
+                label=one.label,
+                shape=job.grid.shape,
+                voxel_size=job.voxel_size,
+                placement=job.reference.placement,
             )
         )
         for one in job.found_labels()
@@ -163,7 +169,12 @@ def comparison(
         if job.image is not None:
             statistics = {
                 side: structure_statistics(
-                    tally, side=side, label=one.label, shape=job.grid.shape, voxel_size=job.voxel_size
+                    tally,
+                    side=side,
+                    label=one.label,
+                    shape=job.grid.shape,
+                    voxel_size=job.voxel_size,
+                    placement=job.reference.placement,
                 )
                 for side in SIDES
             }

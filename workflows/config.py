@@ -14,6 +14,8 @@ from pipeline.job import PARTS, Border, MapKind, ObjectKind, Part
 from pipeline.volume.choice import Choice
 from pipeline.volume.foreground import Foreground
 
+BoxChoice = Literal["reference", "common"]
+"""Which box of a lattice counts where volumes are cut-outs: the reference's, or what all of them hold."""
 ALGORITHM_VERSION = 1
 """Raised when the same input may give another number."""
 
@@ -35,8 +37,10 @@ def _text(channel: object) -> object:
 
 
 class RunConfig(_Frozen):
-    """What every kind of run has. level : of the pyramids; voxel_size_um : (z, y, x), None: from the metadata.
+    """What every kind of run has.
 
+    level : of the pyramids. voxel_size_um : (z, y, x), None: from the metadata. box, ignore_place : how volumes are
+    laid on each other (workflows.lay_volumes). regions : the location of labels by which measures are split too.
     channel : number from 0, or name; time : number of the time point. They count where a volume has several.
     """
 
@@ -45,6 +49,9 @@ class RunConfig(_Frozen):
     time: int | None = None
     voxel_size_um: tuple[float, float, float] | None = None
     block_shape: Index | None = None
+    regions: str | None = None
+    box: BoxChoice | None = None
+    ignore_place: bool = False
     device: DeviceChoice = "auto"
     keep_scratch: bool = False
 
@@ -61,7 +68,6 @@ class ThicknessConfig(RunConfig):
     label: int | None = None
     threshold: tuple[float] | tuple[float, float] | None = None
     border: Border = "unknown"
-    regions: str | None = None
     map: MapKind = "thickness"
 
     @property
@@ -86,7 +92,6 @@ class ComparisonConfig(RunConfig):
     reference: str
     prediction: str | None
     image: str | None = None
-    regions: str | None = None
     labels: tuple[int, ...] | None = None
     tolerances_um: tuple[float, ...] = (0.0,)
     boundary_widths: tuple[int, ...] = (1, 2)

@@ -19,9 +19,17 @@ import numpy as np
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
+from pipeline.placement import AT_ORIGIN
 from pipeline.volume.choice import NOTHING_CHOSEN
 from pipeline.volume.opening import Choice, Volume, at_level, check_chosen, open_volume
-from pipeline.volume.writing import Multiscale, Reducer, create_multiscale, reduce_block_bytes, write_block_bytes
+from pipeline.volume.writing import (
+    Multiscale,
+    Reducer,
+    create_multiscale,
+    reduce_block_bytes,
+    with_rotation_said,
+    write_block_bytes,
+)
 
 Kind = Literal["auto", "grey", "labels"]
 
@@ -64,7 +72,8 @@ def convert(
         raise InputError(
             f"{draft} is there: another conversion is writing it, or one was stopped; in the second case remove it."
         )
-    opened = open_volume(source, voxel_size_um=voxel_size.um if voxel_size else None, **choice)
+    given = voxel_size.um if voxel_size else None
+    opened = with_rotation_said(open_volume(source, voxel_size_um=given, **choice))
     check_chosen([opened], choice)
     warn([opened])
     spacing = opened.voxel_size
@@ -80,7 +89,8 @@ def convert(
         block_shape=block_shape or default_block_shape(opened),
         name=target.name.removesuffix(".zarr").removesuffix(".ome"),
         reducer=choose_reducer(opened, kind),
-        attributes={"voxcaliper": {"converted_from": Path(source).name, "source_format": opened.format}},
+        placement=opened.placement or AT_ORIGIN,
+        attributes={"converted_from": Path(source).name, "source_format": opened.format},
     )
     try:
         _write_volume(opened, multiscale, report_progress)
@@ -201,6 +211,7 @@ def describe_volume(volume: Volume) -> str:
         ]
     else:
         rows.append(("voxel size", "not stated; give it with --voxel-size-um"))
+    rows += _place(volume)
     objects = _objects(volume)
     shards = f" in shards of {_times(volume.shard_shape)}" if volume.shard_shape and objects == "shards" else ""
     rows.append(("chunks", f"{_times(volume.chunk_shape)}{shards}"))
@@ -216,6 +227,16 @@ def describe_volume(volume: Volume) -> str:
     if "JPEG 2000" in volume.format:
         rows.append(("checksums", "none in this format: damage that still decodes is not noticed"))
     return "\n".join(f"{title:<11} {text}" for title, text in rows)
+
+
+def _place(volume: Volume) -> list[tuple[str, str]]:
+    if volume.placement is None:
+        return [("place", "not stated")]
+    z, y, x = volume.placement.origin_um
+    return [
+        ("origin", f"{z:.9g}, {y:.9g}, {x:.9g} µm (z, y, x), the centre of the first voxel"),
+        ("axes", volume.placement.describe_directions()),
+    ]
 
 
 def _objects(volume: Volume) -> str:

@@ -205,7 +205,7 @@ class _Reach(Conclusion):
 def create_map(job: ThicknessJob) -> None:
     """The empty map of a job."""
     assert job.map is not None
-    create_whole(job.map, {"voxcaliper": {"map": job.map_kind, "unit_um": job.voxel_size.unit_um}})
+    create_whole(job.map, {"map": job.map_kind, "unit_um": job.voxel_size.unit_um})
 
 
 def create_whole(image: Multiscale, attributes: dict[str, Any]) -> None:
@@ -214,7 +214,7 @@ def create_whole(image: Multiscale, attributes: dict[str, Any]) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     create_multiscale(
         draft, shape=image.shape, dtype=image.dtype, voxel_size=image.voxel_size, block_shape=image.block_shape,
-        name=image.name, reducer=image.reducer, attributes=attributes,
+        name=image.name, reducer=image.reducer, placement=image.placement, attributes=attributes,
     )  # fmt: skip
     draft.rename(image.path)
 

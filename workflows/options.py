@@ -16,6 +16,7 @@ from pipeline.engine import Client
 from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
 from pipeline.volume.opening import Volume
+from workflows.config import BoxChoice
 
 
 def numbers(text: str, *, name: str, counts: tuple[int, ...]) -> tuple[float, ...]:
@@ -76,6 +77,13 @@ TimeOption = Annotated[int | None, typer.Option(metavar="N", help="Time point of
 BorderOption = Annotated[str, typer.Option(help="What lies outside of the volume: unknown or closed (background).")]
 RegionsOption = Annotated[str | None, typer.Option(help="Label volume of the same grid: statistics per label too.")]
 MapOption = Annotated[str, typer.Option("--map", help="What to store: thickness (µm), squared-radius or none.")]
+BoxOption = Annotated[
+    str | None,
+    typer.Option(help="Where volumes are cut-outs of one grid: reference (its box) or common (what all hold)."),
+]
+IgnorePlaceOption = Annotated[
+    bool, typer.Option("--ignore-place", help="Lay volumes on each other voxel by voxel, wherever they lie.")
+]
 BlockOption = Annotated[
     str | None, typer.Option("--block-shape", metavar="N|Z,Y,X", help="Voxels of a block; default: from the memory.")
 ]
@@ -124,6 +132,13 @@ def border_of(text: str) -> Literal["unknown", "closed"]:
     if text in ("unknown", "closed"):
         return text  # type: ignore[return-value]
     raise InputError(f"--border must be unknown or closed, but {text!r} was given.")
+
+
+def box_of(text: str | None) -> BoxChoice | None:
+    """--box."""
+    if text in (None, "reference", "common"):
+        return text  # type: ignore[return-value]
+    raise InputError(f"--box must be reference or common, but {text!r} was given.")
 
 
 def say(text: str, *, quiet: bool = False) -> None:

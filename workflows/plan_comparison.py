@@ -15,14 +15,16 @@ from pipeline.comparison import ComparisonJob
 from pipeline.comparison_memory import comparison_bytes
 from pipeline.device import SLOTS, Device
 from pipeline.errors import InputError, PlanError
-from pipeline.geometry import BlockGrid, Index, VoxelSize
+from pipeline.geometry import BlockGrid, Index
 from pipeline.job import distance_dtype, ledger_of
 from pipeline.kernels import surface as surface_kernels
 from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, gathered_card_bytes, swept_card_bytes
+from pipeline.placement import AT_ORIGIN
 from pipeline.surface import WIDEST_BOUNDARY
 from pipeline.volume.opening import Volume, check_chosen, open_volume
-from pipeline.volume.writing import Multiscale
+from pipeline.volume.writing import Multiscale, with_rotation_said
 from workflows.config import COMPARISON_MAPS, ComparisonConfig, ComparisonPlan, StagePlan
+from workflows.lay_volumes import lay_volumes
 from workflows.plan_thickness import (
     BLOCK_SIDES,
     BLOCKS_PER_THREAD,
@@ -54,27 +56,29 @@ def open_comparison(
     """
     reference = open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
     check_labels("reference", reference)
-    prediction = None
-    if config.prediction is not None:
-        prediction = open_volume(
-            config.prediction, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice
-        )
-        check_labels("prediction", prediction)
-        check_grid("prediction", prediction, reference)
+    others: dict[str, Volume] = {}
+    for what, location in (("prediction", config.prediction), ("image", config.image)):
+        if location is not None:
+            others[what] = open_volume(
+                location, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice
+            )
+    if "prediction" in others:
+        check_labels("prediction", others["prediction"])
+    if config.regions is not None:
+        others["regions"] = open_regions(config, reference)
+    check_chosen([reference, *others.values()], config.choice)
+    reference, others = lay_volumes(
+        reference, others, called="reference", box=config.box, ignore_place=config.ignore_place
+    )
+    if config.stores_maps:
+        reference = with_rotation_said(reference)
+    prediction = others.get("prediction")
     voxel_size = reference.voxel_size or (prediction.voxel_size if prediction else None)
     if voxel_size is None:
         raise InputError(
             f"{reference.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7"
             " (z,y,x)."
         )
-    image = None
-    if config.image is not None:
-        image = open_volume(config.image, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
-        check_grid("image", image, reference)
-    regions = None
-    if config.regions is not None:
-        regions = open_regions(config.regions, "reference", reference, config.choice)
-    check_chosen([v for v in (reference, prediction, image, regions) if v is not None], config.choice)
     if any(not 1 <= width <= WIDEST_BOUNDARY for width in config.boundary_widths):
         raise InputError(f"--boundary-width takes 1 to {WIDEST_BOUNDARY} voxels, not {config.boundary_widths}.")
     if config.labels is not None and any(not 0 < label < LABELS for label in config.labels):
@@ -88,8 +92,8 @@ def open_comparison(
     job = ComparisonJob(
         reference=reference,
         prediction=prediction,
-        image=image,
-        regions=regions,
+        image=others.get("image"),
+        regions=others.get("regions"),
         labels=config.labels,
         voxel_size=voxel_size,
         border=config.border,
@@ -112,33 +116,6 @@ def check_labels(what: str, volume: Volume) -> None:
         )
 
 
-def check_grid(what: str, volume: Volume, reference: Volume) -> None:
-    """Raise InputError, showing both, where two volumes have different grids."""
-    if volume.shape != reference.shape:
-        raise InputError(
-            f"The {what} {volume.name} has {times(volume.shape)} voxels and the reference {reference.name} has"
-            f" {times(reference.shape)} (z, y, x); both must have the same grid."
-        )
-    sizes = volume.voxel_size, reference.voxel_size
-    if None not in sizes and not _alike(*sizes):
-        raise InputError(
-            f"The {what} {volume.name} has voxels of {_um(sizes[0])} µm and the reference {reference.name} of"
-            f" {_um(sizes[1])} µm (z, y, x); both must have the same grid, or give the size of both with"
-            " --voxel-size-um."
-        )
-
-
-def _alike(one: VoxelSize | None, other: VoxelSize | None) -> bool:
-    """Whether two voxel sizes are the same but for the rounding of their text."""
-    assert one is not None
-    assert other is not None
-    return all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(one.um, other.um, strict=True))
-
-
-def _um(size: VoxelSize | None) -> str:
-    return " × ".join(f"{v:g}" for v in size.um) if size else "unknown"
-
-
 def with_blocks(job: ComparisonJob, block_shape: Index, run: Path, *, maps: bool) -> ComparisonJob:
     """The same job cut into other blocks; the shards of the maps are the blocks."""
     z, y, x = (min(b, n) for b, n in zip(block_shape, job.grid.shape, strict=True))
@@ -147,7 +124,7 @@ def with_blocks(job: ComparisonJob, block_shape: Index, run: Path, *, maps: bool
         for name, (title, reducer) in COMPARISON_MAPS.items():
             made[name] = Multiscale(
                 path=run / f"{name}.ome.zarr", shape=job.grid.shape, dtype="float32", voxel_size=job.voxel_size,
-                block_shape=(z, y, x), name=title, reducer=reducer,  # type: ignore[arg-type]
+                placement=job.reference.placement or AT_ORIGIN, block_shape=(z, y, x), name=title, reducer=reducer,  # type: ignore[arg-type]
             )  # fmt: skip
     return replace(job, grid=BlockGrid(job.grid.shape, (z, y, x)), maps=made)
 

@@ -15,10 +15,11 @@ from pipeline.errors import InputError, PlanError
 from pipeline.geometry import BlockGrid, Index
 from pipeline.job import ThicknessJob, distance_dtype, ledger_of
 from pipeline.memory import POOL_SHARE, WORKER_BYTES, card_bytes, task_bytes
-from pipeline.volume.choice import NOTHING_CHOSEN
-from pipeline.volume.opening import Choice, Volume, check_chosen, open_volume
-from pipeline.volume.writing import Multiscale
-from workflows.config import StagePlan, ThicknessConfig, ThicknessPlan
+from pipeline.placement import AT_ORIGIN
+from pipeline.volume.opening import Volume, check_chosen, open_volume
+from pipeline.volume.writing import Multiscale, with_rotation_said
+from workflows.config import RunConfig, StagePlan, ThicknessConfig, ThicknessPlan
+from workflows.lay_volumes import lay_volumes
 
 BLOCK_SIDES = (512, 384, 256, 192, 128, 96, 64)
 """Sides that are tried for a block, largest first; each is fitted to the source's shards or chunks."""
@@ -40,13 +41,17 @@ def open_job(
     mask = open_volume(config.mask, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
     foreground = config.foreground
     foreground.check(mask)
-    if mask.voxel_size is None:
+    voxel_size = mask.voxel_size
+    if voxel_size is None:
         raise InputError(
             f"{mask.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7 (z,y,x)."
         )
-    distance_dtype(mask.shape, mask.voxel_size)
-    regions = open_regions(config.regions, "mask", mask, config.choice) if config.regions is not None else None
-    check_chosen([volume for volume in (mask, regions) if volume is not None], config.choice)
+    distance_dtype(mask.shape, voxel_size)
+    others = {"regions": open_regions(config, mask)} if config.regions is not None else {}
+    check_chosen([mask, *others.values()], config.choice)
+    mask, laid = lay_volumes(mask, others, called="mask", box=config.box, ignore_place=config.ignore_place)
+    if config.map != "none":
+        mask = with_rotation_said(mask)
     blocks = block_shape or config.block_shape or mask.shape
     if any(not 1 <= side <= LARGEST_SIDE for side in blocks):
         raise InputError(f"--block-shape {','.join(map(str, blocks))}: sides must lie between 1 and {LARGEST_SIDE}.")
@@ -54,8 +59,8 @@ def open_job(
         ThicknessJob(
             mask=mask,
             foreground=foreground,
-            regions=regions,
-            voxel_size=mask.voxel_size,
+            regions=laid.get("regions"),
+            voxel_size=voxel_size,
             border=config.border,
             grid=BlockGrid(mask.shape, mask.shape),
             ledger=ledger_of(run),
@@ -68,16 +73,13 @@ def open_job(
     )
 
 
-def open_regions(location: str, what: str, whole: Volume, choice: Choice = NOTHING_CHOSEN) -> Volume:
-    """The labels of the regions, on the grid of a volume that is called `what`."""
-    regions = open_volume(location, **choice)
+def open_regions(config: RunConfig, whole: Volume) -> Volume:
+    """The labels of the regions of a configuration, on the level of the whole where they have levels."""
+    assert config.regions is not None
+    regions = open_volume(config.regions, voxel_size_um=config.voxel_size_um, **config.choice)
     if regions.level_count > 1 and regions.level != whole.level < regions.level_count:
-        regions = open_volume(location, level=whole.level, **choice)
-    if regions.shape != whole.shape:
-        raise InputError(
-            f"The regions {regions.name} have {regions.shape} voxels and the {what} {whole.name} has {whole.shape};"
-            " both must have the same grid."
-        )
+        level = whole.level
+        regions = open_volume(config.regions, level=level, voxel_size_um=config.voxel_size_um, **config.choice)
     if np.dtype(regions.dtype).kind not in "bui":
         raise InputError(f"The regions {regions.name} hold {regions.dtype} values; labels must be integers.")
     return regions
@@ -93,6 +95,7 @@ def with_blocks(job: ThicknessJob, block_shape: Index, run: Path) -> ThicknessJo
             shape=job.mask.shape,
             dtype="float32" if job.map_kind == "thickness" else np.dtype(job.dtype).name,
             voxel_size=job.voxel_size,
+            placement=job.mask.placement or AT_ORIGIN,
             block_shape=(z, y, x),
             name="local thickness" if job.map_kind == "thickness" else "squared local radius",
             reducer="max",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cluster.local import Workers
 from pipeline.device import Device
+from pipeline.volume.opening import Volume
 from workflows.config import ALGORITHM_VERSION
 
 PACKAGES = ("voxcaliper", "numpy", "zarr", "numcodecs", "dask", "distributed", "ome-zarr-models")
@@ -49,6 +50,28 @@ def shown_circumstances(provenance: Mapping[str, Any]) -> dict[str, str]:
         "Algorithm version": str(provenance["algorithm_version"]),
         "Completed": provenance["completed"],
     }
+
+
+def described_input(volume: Volume) -> dict[str, Any]:
+    """A volume as provenance holds it: which one it is, where it lies, and what was wrong with it."""
+    placement = volume.placement
+    return {
+        **volume.identity(),
+        "format": volume.format,
+        "origin_um": list(placement.origin_um) if placement else None,
+        "directions": [list(row) for row in placement.directions] if placement else None,
+        "warnings": list(volume.warnings),
+    }
+
+
+def shown_place(volume: Volume, volumes: Iterable[Volume]) -> dict[str, str]:
+    """What a report shows of where a volume lies, and of what was wrong with all volumes of a run."""
+    shown = {}
+    if volume.placement:
+        origin = ", ".join(f"{v:.9g}" for v in volume.placement.origin_um)
+        shown["Place"] = f"first voxel at {origin} µm (z, y, x); {volume.placement.describe_directions()}"
+    warnings = list(dict.fromkeys(text for one in volumes for text in one.warnings))
+    return shown | ({"Warnings": " ".join(warnings)} if warnings else {})
 
 
 def _versions(device: Device) -> dict[str, str]:

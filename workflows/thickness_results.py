@@ -20,6 +20,7 @@ from pipeline.report import (
     Slice,
     ThicknessHistogram,
     Timing,
+    in_frame,
     largest_projection,
     orthogonal_slices,
     write_report,
@@ -27,7 +28,7 @@ from pipeline.report import (
 from pipeline.statistics import thickness_statistics, write_histogram_csv, write_statistics
 from pipeline.tally import Tally
 from workflows.measure_thickness import merged_tally
-from workflows.provenance import circumstances, shown_circumstances
+from workflows.provenance import circumstances, described_input, shown_circumstances, shown_place
 from workflows.run_folder import RunFolder
 
 SLICE_PIXELS = 1024
@@ -91,11 +92,10 @@ def _provenance(
         "configuration": run.config().model_dump(mode="json"),
         "plan": plan.model_dump(mode="json"),
         "input": {
-            **job.mask.identity(),
-            "format": job.mask.format,
+            **described_input(job.mask),
             "objects_missing_read_as_fill_value": missing,
-            "warnings": list(job.mask.warnings),
         },
+        "regions": described_input(job.regions) if job.regions else None,
         "tasks_per_block": sum(stage["tasks"] for stage in totals.values()) / len(job.grid),
         "bytes_read_per_voxel": {
             "source": plan.source_bytes / voxels,
@@ -114,6 +114,7 @@ def _report(
     shown = {
         "voxcaliper": provenance["versions"]["voxcaliper"],
         "Mask": f"{job.mask.name} ({job.mask.format}, level {job.mask.level}, {job.mask.dtype})",
+        **shown_place(job.mask, job.volumes.values()),
         "Foreground": job.foreground.describe(),
         "Border of the volume": job.border,
         "Blocks": f"{len(job.grid):,} of {blocks} voxels",
@@ -166,4 +167,4 @@ def _slices(job: ThicknessJob, foreground_share: float) -> tuple[list[Slice], st
     slices = orthogonal_slices(read, volume.shape, volume.voxel_size)
     if foreground_share < SPARSE:
         slices.append(largest_projection(read, volume.shape, volume.voxel_size))
-    return slices, None
+    return in_frame(slices, volume.placement, volume.voxel_size), None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from pipeline.geometry import Index, VoxelSize
 from pipeline.measures.exact import square_root
 from pipeline.overlap import MOST_VALUES
+from pipeline.placement import AT_ORIGIN, Placement
 from pipeline.wide_integers import to_integer
 
 Array = npt.NDArray[Any]
@@ -28,10 +30,13 @@ INCOMPLETE_LAYERS = 3
 
 INTENSITIES = ("mean", "standard_deviation", "minimum", "maximum", "median")
 
+PLACES = ("centroid_voxels", "centroid_um", "bounding_box", "bounding_box_um")
+
 ABSENT = "the label is not in this volume"
 TOO_MANY_VALUES = f"the label has more than {MOST_VALUES} distinct grey values beside one label of the other volume"
 TOO_MANY_IN_ALL = f"the label has more than {MOST_VALUES} distinct grey values"
 UM3_PER_MM3 = 10**9
+HALF = Fraction(1, 2)
 
 
 def structure_statistics(
@@ -41,17 +46,22 @@ def structure_statistics(
     label: int | None,
     shape: Index,
     voxel_size: VoxelSize,
+    placement: Placement | None = None,
 ) -> Statistics:
     """The statistics of one label of one volume; of the whole foreground where label is None.
 
     tally : merged, see pipeline/overlap.py. shape : of the volume (z, y, x).
 
+    placement : where the volume lies; None where its source says nothing of it, then voxel (0, 0, 0) is the origin.
+
     voxels, volume_mm3, volume_um3; centroid_voxels and centroid_um: centre of mass (z, y, x) with voxel centres at the
-    integers, at integer · spacing in µm; bounding_box: first voxel and the one after the last; touches_border: a voxel
-    lies in the outermost layer; incomplete: in the outer three. With a grey volume "intensity": mean, median (the
+    integers, and in the frame of the source; bounding_box: first voxel and the one after the last; bounding_box_um:
+    the faces of the voxels in the frame of the source, lowest and highest along each of its axes; touches_border: a
+    voxel lies in the outermost layer; incomplete: in the outer three. With a grey volume "intensity": mean, median (the
     mean of the two middle values), minimum, maximum, standard_deviation (divided by n).
     """
     column = tally["pair-labels"][:, 0 if side == "reference" else 1]
+    placement = placement or AT_ORIGIN
     rows = np.flatnonzero(column != 0 if label is None else column == np.uint64(label))
     um = [Fraction(repr(float(v))) for v in voxel_size.um]
     voxels = int(tally["pair-voxels"][rows].sum())
@@ -63,6 +73,7 @@ def structure_statistics(
         "centroid_voxels": None,
         "centroid_um": None,
         "bounding_box": None,
+        "bounding_box_um": None,
         "touches_border": False,
         "incomplete": False,
     }
@@ -72,12 +83,13 @@ def structure_statistics(
         start, stop = boxes[:, 0].min(axis=0).tolist(), boxes[:, 1].max(axis=0).tolist()
         statistics |= {
             "centroid_voxels": [float(c) for c in centre],
-            "centroid_um": [float(c * v) for c, v in zip(centre, um, strict=True)],
+            "centroid_um": list(placement.position_um(centre, voxel_size)),
             "bounding_box": {"start": start, "stop": stop},
+            "bounding_box_um": _faces_um(start, stop, placement, voxel_size),
             "touches_border": _reaches(start, stop, shape, 1),
             "incomplete": _reaches(start, stop, shape, INCOMPLETE_LAYERS),
         }
-    reasons = {} if voxels else dict.fromkeys(("centroid_voxels", "centroid_um", "bounding_box"), ABSENT)
+    reasons = {} if voxels else dict.fromkeys(PLACES, ABSENT)
     if "grey-kinds" in tally:
         statistics["intensity"], why = _intensity(tally, rows, voxels)
         reasons |= {f"intensity.{name}": text for name, text in why.items()}
@@ -89,6 +101,13 @@ def totalsegmentator_statistics(statistics: Mapping[str, Any]) -> dict[str, floa
     if statistics["incomplete"] or not statistics["voxels"]:
         return {"volume": 0.0, "intensity": 0.0}
     return {"volume": statistics["volume_mm3"], "intensity": round(statistics["intensity"]["mean"], 5)}
+
+
+def _faces_um(start: list[int], stop: list[int], placement: Placement, voxel_size: VoxelSize) -> dict[str, list[float]]:
+    """The smallest box along the axes of the frame that holds the voxels of a box, with their faces."""
+    corners = product(*([low - HALF, high - HALF] for low, high in zip(start, stop, strict=True)))
+    along = list(zip(*(placement.position_um(corner, voxel_size) for corner in corners), strict=True))
+    return {"start": [min(values) for values in along], "stop": [max(values) for values in along]}
 
 
 def _reaches(start: list[int], stop: list[int], shape: Index, layers: int) -> bool:

@@ -32,7 +32,7 @@ from pipeline.report.content import (
 from pipeline.report.disagreement import Disagreement, disagreements
 from pipeline.report.lookalikes import render_lookalikes, write_lookalikes
 from pipeline.report.page import render_report, write_report
-from pipeline.report.slices import compared_slices, labelled_slices, largest_projection, orthogonal_slices
+from pipeline.report.slices import compared_slices, in_frame, labelled_slices, largest_projection, orthogonal_slices
 from pipeline.report.structures import render_structures, write_structures
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "binned",
     "compared_slices",
     "disagreements",
+    "in_frame",
     "labelled_slices",
     "largest_projection",
     "orthogonal_slices",

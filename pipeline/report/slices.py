@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.placement import AT_ORIGIN, Placement
 from pipeline.report.content import ComparedSlice, LabelledSlice, Slice
+
+AnySlice = TypeVar("AnySlice", Slice, ComparedSlice, LabelledSlice)
 
 LARGEST_SIDE = 1200
 """Pixels along a side; a larger plane is thinned."""
@@ -132,6 +136,23 @@ def labelled_slices(
             )
         )
     return slices
+
+
+def in_frame(slices: Iterable[AnySlice], placement: Placement | None, voxel_size: VoxelSize) -> list[AnySlice]:
+    """Planes whose position is that in the frame of the source, not the distance from the first voxel.
+
+    placement : of the volume they were cut from; see Placement.coordinates_um.
+    """
+    placement = placement or AT_ORIGIN
+    start = [float(values[0]) for values in placement.coordinates_um(voxel_size, (1, 1, 1))]
+    signs = placement.signs or (1, 1, 1)
+    placed = []
+    for each in slices:
+        axis = AXES.index(third_axis(each.plane))
+        from_first: Any = each.position_um  # None of projections alone
+        position: Any = None if from_first is None else start[axis] + signs[axis] * from_first
+        placed.append(replace(each, position_um=position))
+    return placed
 
 
 def _fullest_planes(reads: Sequence[Callable[[Box], NDArray[Any]]], shape: Index) -> list[int]:

@@ -146,6 +146,7 @@ def open_file(location: str, level: int, voxel_size_um: Position | None, choice:
         chunk_shape=found.chunk_shape,
         shard_shape=found.shape,
         voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else found.voxel_size,
+        stated_voxel_size=found.voxel_size,
         placement=found.placement,
         level=0,
         level_count=1,
@@ -155,7 +156,7 @@ def open_file(location: str, level: int, voxel_size_um: Position | None, choice:
         metadata_sha256=found.metadata_sha256,
         decode_bytes=found.decode_bytes,
         kept_bytes=found.kept_bytes,
-        warnings=tuple(f"{location} {warning}" for warning in found.warnings),
+        warnings=tuple(f"{location} {warning}." for warning in found.warnings),
         selection=found.selection,
     )
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from zarr.core.buffer import default_buffer_prototype
 
 from pipeline.errors import InputError
-from pipeline.geometry import Box, Index
+from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
 from pipeline.volume.choice import Choice, positions
@@ -277,7 +277,7 @@ def _describe(
     names = [str(name).lower() for name in names]
     cut = positions(where, own["dimensions"], names, choice)
     axes = stored_axes(where, cut.shape, names)
-    voxel_size, placement = in_space(where, axes, documents, level, voxel_size_um)
+    stated, placement = in_space(where, axes, documents, level, is_given=voxel_size_um is not None)
     array = N5Array(location, array_path, axes, metadata, cut.at if any(cut.at) else ())
     return Volume(
         location=location,
@@ -287,7 +287,8 @@ def _describe(
         dtype=dtype.name,
         chunk_shape=in_order(axes, own["blockSize"]),
         shard_shape=None,
-        voxel_size=voxel_size,
+        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else stated,
+        stated_voxel_size=stated,
         placement=placement,
         level=level,
         level_count=level_count,

@@ -36,14 +36,13 @@ def factors_of(documents: list[dict[str, Any]]) -> list[Any] | None:
 
 
 def in_space(
-    where: str, axes: str, documents: list[dict[str, Any]], level: int, given_um: Position | None
+    where: str, axes: str, documents: list[dict[str, Any]], level: int, *, is_given: bool
 ) -> tuple[VoxelSize | None, Placement | None]:
-    """Voxel size and placement of an array; None for what is not stated, or without a unit.
+    """Voxel size and placement of an array as stated; None for what is not stated, or without a unit.
 
-    axes : see `pipeline.volume.axes.stored_axes`. given_um : a voxel size that goes before; places that are stated in
-    µm stay. Raises InputError for what is stated and is none, and for units that are no lengths, unless `given_um`.
+    axes : see `pipeline.volume.axes.stored_axes`. is_given : a voxel size that goes before was given.
+    Raises InputError for what is stated and is none, and for units that are no lengths, unless a size was given.
     """
-    given = VoxelSize(given_um) if given_um else None
     try:
         transform = _transform(documents, level)
         if transform is not None:
@@ -52,21 +51,21 @@ def in_space(
             size, origin = _downsampled(axes, documents, level)
         stated = VoxelSize(cast(Position, tuple(map(float, size)))) if size else None
     except _UnknownUnitError as unknown:
-        if given is not None:
-            return given, None
+        if is_given:
+            return None, None
         raise InputError(
             f"{where} gives its resolution in {unknown.unit!r}, which is no unit of length known here; give the voxel"
             " size with --voxel-size-um."
         ) from unknown
     except (TypeError, ValueError, LookupError, AttributeError, InvalidOperation) as error:
-        if given is not None:
-            return given, None
+        if is_given:
+            return None, None
         raise InputError(
             f"{where} states a resolution or offset that is none ({_shown(documents, level)}); give the voxel size with"
             " --voxel-size-um."
         ) from error
     placement = Placement(cast(Position, tuple(map(float, origin)))) if origin else None
-    return given or stated, placement
+    return stated, placement
 
 
 class _UnknownUnitError(Exception):

@@ -1,8 +1,8 @@
 """What a NIfTI header says: where the voxels lie in the file, how large they are and where they lie in space.
 
 The array's axes x, y, z become z, y, x. Its frame is that of the header, in µm: x to the right, y to the front, z to
-the head. The sform counts where its code is not 0, else the qform likewise; a file with neither says nothing of its place.
-Both forms hold the spacing as well (the lengths of the affine's columns), and go before pixdim.
+the head. The sform counts where its code is not 0, else the qform likewise; a file with neither says nothing of its
+place. Both forms hold the spacing as well (the lengths of the affine's columns), and go before pixdim.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.geometry import VoxelSize
-from pipeline.placement import Placement, clean_directions, largest_skew
+from pipeline.placement import ALIKE, Placement, clean_directions, largest_skew
 from pipeline.volume.flat import Flat, volume_shape
 from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
 
 NIFTI_BYTES = 540
 """The longest header."""
-ALIKE = 1e-4
-"""Lengths that differ by a smaller part of themselves are taken for the same, and cosines for 0."""
 SINGLE = 1e-6
 """What single precision leaves of such a difference."""
 UNITS = {"unknown": "mm", "meter": "m", "micron": "um"}

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pipeline.errors import StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
-from pipeline.placement import Placement, Position
+from pipeline.placement import AT_ORIGIN, Lattice, Placement, Position
 from pipeline.volume.arrays import StoredArray
 from pipeline.volume.choice import Kind
 from pipeline.volume.patience import patiently, reason
@@ -42,6 +42,7 @@ class Volume:
     dtype : bool, integer or float, in numpy's words and in the byte order of this machine.
     voxel_size : spacing in µm, None where neither the metadata nor the caller gave one.
     placement : where it lies; the levels of a pyramid share one frame. None where the source says nothing of it.
+    stated_voxel_size : what the source itself states, in which its placement counts; voxel_size goes before it.
     level, level_count : which step of the pyramid this is, of how many; 0 of 1 for a bare array.
     format : as people call it: "OME-Zarr 0.5", "Zarr v2 array", "N5" …
     every_chunk_stored : the writer promised to store every chunk, so a missing one means damage.
@@ -75,6 +76,18 @@ class Volume:
     warnings: tuple[str, ...] = ()
     selection: tuple[tuple[Kind, int], ...] = ()
     positions_per_chunk: int = 1
+    stated_voxel_size: VoxelSize | None = None
+
+    @property
+    def lattice(self) -> Lattice | None:
+        """Where the voxels lie as the source states it; None where that, or how large they are, is not known."""
+        voxel_size = self.stated_voxel_size or self.voxel_size
+        return Lattice(self.shape, voxel_size, self.placement) if voxel_size and self.placement else None
+
+    @property
+    def is_resized(self) -> bool:
+        """Whether its voxels have another size than the source states."""
+        return self.stated_voxel_size not in (None, self.voxel_size)
 
     @property
     def origin_um(self) -> Position:
@@ -97,10 +110,13 @@ class Volume:
         return BlockGrid(self.shape, self.shard_shape or self.chunk_shape)
 
     def identity(self) -> dict[str, Any]:
-        """What a result depends on beside the voxels; attributes do not change it, but for the order of the axes.
+        """What a result depends on beside the voxels; of attributes only the place and the order of the axes change it.
 
-        Ready for JSON.
+        Ready for JSON. Without a place where there is none, or where it is the one that is taken then.
         """
+        placed = self.placement not in (None, AT_ORIGIN)
+        directions = [list(row) for row in self.placement.directions] if self.placement else []
+        place = {"origin_um": list(self.origin_um), "directions": directions} if placed else {}
         return {
             "location": self.location,
             "array_path": self.array_path,
@@ -109,6 +125,7 @@ class Volume:
             "chunk_shape": list(self.chunk_shape),
             "axes": self.array.stored_axes,
             "metadata_sha256": self.metadata_sha256,
+            **place,
             **({"selection": dict(self.selection)} if self.selection else {}),
         }
 

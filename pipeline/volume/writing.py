@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
-from pipeline.volume.opening import Position, Volume, open_volume
+from pipeline.placement import AT_ORIGIN, Placement, Position
+from pipeline.volume.metadata import OWN
+from pipeline.volume.opening import Volume, open_volume
 
 Reducer = Literal["mean", "mode", "any", "max"]
 """What a coarse voxel says about the (up to) 2 × 2 × 2 fine voxels under it.
@@ -63,6 +65,8 @@ class Multiscale:
     shape, block_shape : voxels (z, y, x); a block is a shard of level 0.
     dtype : bool, integer or float.
     voxel_size : spacing at level 0, µm.
+    placement : where level 0 lies. OME-Zarr says the place of the first voxel; directions that are not those of the
+        frame are kept in the attribute voxcaliper.directions, which voxcaliper alone reads.
     name : the title viewers show.
     reducer : how a level comes from the one below.
     """
@@ -74,6 +78,7 @@ class Multiscale:
     block_shape: Index
     name: str
     reducer: Reducer
+    placement: Placement = AT_ORIGIN
 
     @property
     def factors(self) -> tuple[Index, ...]:
@@ -125,9 +130,8 @@ class Multiscale:
         return z, y, x
 
     def origin_um(self, level: int) -> Position:
-        """Centre of a level's first voxel, µm (z, y, x), where the first voxel of level 0 has its centre at 0."""
-        z, y, x = (float((f - 1) * _exact(v) / 2) for f, v in zip(self.factors[level], self.voxel_size.um, strict=True))
-        return z, y, x
+        """Centre of a level's first voxel, µm (z, y, x)."""
+        return self.placement.position_um([Fraction(f - 1, 2) for f in self.factors[level]], self.voxel_size)
 
     def write_block(self, level: int, block: Index, voxels: npt.NDArray[Any]) -> None:
         """Write one whole shard; writing it again replaces it.
@@ -182,16 +186,17 @@ def create_multiscale(
     block_shape: Index,
     name: str,
     reducer: Reducer,
+    placement: Placement = AT_ORIGIN,
     attributes: dict[str, Any] | None = None,
 ) -> Multiscale:
     """Write the metadata of an OME-Zarr 0.5 image and of its empty levels "0", "1", …; voxels follow block by block.
 
     shape, block_shape : voxels (z, y, x).
-    attributes : further attributes of the group, ready for JSON.
+    placement : where it lies. attributes : what voxcaliper says of it beside that, ready for JSON.
     Raises InputError where `path` exists, StorageError where it cannot be written.
     """
     path = Path(os.path.abspath(path))  # a worker may run in another folder
-    multiscale = Multiscale(path, shape, np.dtype(dtype).name, voxel_size, block_shape, name, reducer)
+    multiscale = Multiscale(path, shape, np.dtype(dtype).name, voxel_size, block_shape, name, reducer, placement)
     if (reducer == "any") != (multiscale.dtype == "bool") or (reducer == "mode" and np.dtype(dtype).kind == "f"):
         raise ValueError(f"The reducer {reducer!r} does not suit {multiscale.dtype} voxels.")
     ome = _image_model(multiscale).model_dump(mode="json", exclude_none=True)
@@ -202,7 +207,9 @@ def create_multiscale(
     except OSError as error:
         raise _not_written(path, "its folder", 4096, error) from error
     try:
-        group = zarr.create_group(path, zarr_format=3, attributes={**(attributes or {}), "ome": ome})
+        own: dict[str, Any] = {} if placement.is_upright else {"directions": placement.directions}
+        noted = {OWN: {**(attributes or {}), **own}, "ome": ome}
+        group = zarr.create_group(path, zarr_format=3, attributes=noted)
         for level, level_shape in enumerate(multiscale.level_shapes):
             group.create_array(
                 str(level),
@@ -213,12 +220,23 @@ def create_multiscale(
                 compressors=[ZstdCodec(level=1), Crc32cCodec()],
                 fill_value=0,
                 dimension_names=("z", "y", "x"),
-                attributes={"voxcaliper": {"every_chunk_stored": True}},
+                attributes={OWN: {"every_chunk_stored": True}},
             )
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
         raise _not_written(path, "the metadata", 64 * 1024, error) from error
     return multiscale
+
+
+def with_rotation_said(source: Volume) -> Volume:
+    """A volume of which images are made, with a warning where they lie in a way that OME-Zarr cannot say."""
+    if source.placement is None or source.placement.is_upright:
+        return source
+    warning = (
+        f"{source.name} has its axes {source.placement.describe_directions()}, which OME-Zarr cannot say: what is"
+        f" written keeps it in the attribute {OWN}.directions, and other programs show it with upright axes."
+    )
+    return replace(source, warnings=(*source.warnings, warning))
 
 
 def _image_model(multiscale: Multiscale) -> ImageAttrs:

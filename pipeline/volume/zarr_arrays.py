@@ -24,7 +24,7 @@ from zarr.storage import StorePath, WrapperStore
 
 from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
-from pipeline.placement import Placement, Position
+from pipeline.placement import Placement, Position, Turn
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
 from pipeline.volume.choice import Choice, positions
 from pipeline.volume.layout import check_layout
@@ -280,7 +280,7 @@ def _describe(
     axes = stored_axes(where, cut.shape, names)
     order = [axes.index(axis) for axis in "zyx"]
 
-    voxel_size, placement = _in_space(location, image, level, order, voxel_size_um)
+    stated, placement = _in_space(location, image, level, order, voxel_size_um)
     own = array.attrs.get(OWN)
     metadata_sha256 = _metadata_sha256(array)
     stored = ZarrArray(location, array_path, axes, metadata_sha256, cut.at if any(cut.at) else ())
@@ -293,7 +293,8 @@ def _describe(
         dtype=dtype.name,
         chunk_shape=in_order(axes, array.chunks),
         shard_shape=in_order(axes, array.shards) if array.shards else None,
-        voxel_size=voxel_size,
+        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else stated,
+        stated_voxel_size=stated,
         placement=placement,
         level=level,
         level_count=len(image.datasets) if image else 1,
@@ -310,15 +311,17 @@ def _describe(
 def _in_space(
     location: str, image: ImageMetadata | None, level: int, order: list[int], given_um: Position | None
 ) -> tuple[VoxelSize | None, Placement | None]:
-    """Spacing and placement of a level. order : where z, y, x stand among the stored axes. given_um : goes before.
+    """Spacing and placement of a level as stated. order : where z, y, x stand among the stored axes.
 
-    A translation whose unit is not known counts in voxels, and these are as large as it was given.
+    given_um : where the unit is not known, a translation counts in voxels, and these are as large as it was given.
     """
     given = VoxelSize(given_um) if given_um else None
     placing = image.placing(level) if image else None
     if image is None or placing is None:
-        return given, None
+        return None, None
     scale, translation = ([values[i] for i in order] for values in placing)
+    if given and not all(scale):
+        return None, None
     units = image.units_um(location, given is not None)
     if units:
         scale, translation = (
@@ -326,14 +329,14 @@ def _in_space(
         )
     elif given is None:
         return None, None
-    elif any(side <= 0 for side in scale):
-        return given, None
     else:
-        sides = map(exact_decimal, given.um)
+        sides = [exact_decimal(side).copy_sign(value) for side, value in zip(given.um, scale, strict=True)]
         translation = [t / s * side for t, s, side in zip(translation, scale, sides, strict=True)]
+        scale = sides
     z, y, x = map(float, translation)
-    placement = Placement((z, y, x), image.directions) if image.places else None
-    return given or VoxelSize(cast(Position, tuple(map(float, scale)))), placement
+    turn = Turn((0, 1, 2), (scale[0] < 0, scale[1] < 0, scale[2] < 0))  # a negative step runs against its axis
+    placement = Placement((z, y, x), image.directions).turned(turn) if image.places else None
+    return VoxelSize(cast(Position, tuple(abs(float(side)) for side in scale))), placement
 
 
 def _axis_names(array: zarr.Array[Any]) -> list[str]:

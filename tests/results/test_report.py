@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.placement import Placement
 from pipeline.report import (
     Comparison,
     ComparisonRow,
@@ -19,6 +20,7 @@ from pipeline.report import (
     Slice,
     ThicknessHistogram,
     Timing,
+    in_frame,
     largest_projection,
     orthogonal_slices,
     render_report,
@@ -232,3 +234,15 @@ def test_a_browser_shows_the_numbers_offline(tmp_path: Path) -> None:
         assert shown.significant(value) in dom
     assert dom.count("<img ") == 3
     assert "Figure 3." in dom
+
+
+def test_planes_are_named_by_their_place_in_the_frame() -> None:
+    volume = np.ones((10, 20, 30), dtype=np.float32)
+    slices = orthogonal_slices(reader(volume, []), (10, 20, 30), VOXEL)
+    slices.append(largest_projection(reader(volume, []), (10, 20, 30), VOXEL))
+    backwards = Placement((100.0, -50.0, 7.0), ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0)))
+    z, y, x = VOXEL.um
+    assert [each.position_um for each in in_frame(slices, backwards, VOXEL)] == pytest.approx(
+        [100 + 5 * z, -50 - 10 * y, 7 + 15 * x, None]
+    )
+    assert in_frame(slices, None, VOXEL)[0].position_um == 5 * z

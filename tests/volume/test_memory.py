@@ -13,7 +13,9 @@ import pytest
 import zarr
 
 from pipeline.geometry import Box, Index, VoxelSize
+from pipeline.placement import Turn
 from pipeline.volume.foreground import Foreground
+from pipeline.volume.laying import lay
 from pipeline.volume.opening import open_volume
 from pipeline.volume.writing import Multiscale, create_multiscale, reduce_block_bytes, write_block_bytes
 from tests.volume.formats import FORMATS
@@ -67,6 +69,18 @@ def test_read(image: Multiscale) -> None:
     volume = image.volume(0)
     box = Box((3, 5, 7), (125, 250, 250))
     assert len(list(volume.pieces(box))) > 1
+    assert peak_bytes(lambda: volume.read(box)) <= volume.read_bytes(box.shape) + SLACK
+    mask = peak_bytes(lambda: Foreground.threshold(0).read(volume, box))
+    assert mask <= Foreground.read_bytes(volume, box.shape) + SLACK
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (0, 1, 2)])
+def test_read_turned(image: Multiscale, order: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.volume.volumes.PIECE_BYTES", 2**22)
+    turn = Turn(order, (True, False, True))
+    volume = lay(image.volume(0), turn, (-4, 3, 5), turn.shape((140, 240, 240)))
+    z, y, x = volume.shape
+    box = Box((3, 5, 7), (z - 7, y, x - 3))
     assert peak_bytes(lambda: volume.read(box)) <= volume.read_bytes(box.shape) + SLACK
     mask = peak_bytes(lambda: Foreground.threshold(0).read(volume, box))
     assert mask <= Foreground.read_bytes(volume, box.shape) + SLACK
