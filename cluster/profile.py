@@ -94,15 +94,23 @@ class _Workers(_Section):
 
     cache, cache_size : folder (of the machine where a worker runs) and size of what is kept of remote stores, 0 for
         nothing; None for what the environment says (VOXCALIPER_CACHE, VOXCALIPER_CACHE_SIZE), else a default.
+    refused_is_absent : objects of a remote store that it refuses (403) count as not stored; False for what the
+        environment says (VOXCALIPER_REFUSED_IS_ABSENT).
     """
 
     cache: Scratch | None = None
     cache_size: CacheSize | None = None
+    refused_is_absent: bool = False
 
     @property
     def cache_environment(self) -> dict[str, str]:
         """The same as variables, for the driver and every worker. The folder may hold variables of the shell."""
-        given = {"VOXCALIPER_CACHE": self.cache, "VOXCALIPER_CACHE_SIZE": self.cache_size}
+        refused = "1" if self.refused_is_absent else None
+        given = {
+            "VOXCALIPER_CACHE": self.cache,
+            "VOXCALIPER_CACHE_SIZE": self.cache_size,
+            "VOXCALIPER_REFUSED_IS_ABSENT": refused,
+        }
         return {name: str(value) for name, value in given.items() if value is not None}
 
 

@@ -32,6 +32,9 @@ from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice, TiffVolume
 from pipeline.volume.volumes import Volume
 
+GZIP = b"\x1f\x8b"
+"""What files begin with that gzip compressed."""
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -230,7 +233,10 @@ def _tiff(file: RangedFile, choice: Choice = NOTHING_CHOSEN) -> Contents:
 
 
 def _nifti(file: RangedFile) -> Contents:
-    return _nifti_contents(file, read_nifti_header(file.read_at(0, NIFTI_BYTES)))
+    head = file.read_at(0, NIFTI_BYTES)
+    if head.startswith(GZIP):
+        raise ValueError("it is compressed by gzip; call it .nii.gz")
+    return _nifti_contents(file, read_nifti_header(head))
 
 
 def _nifti_contents(file: RangedFile, header: NiftiHeader) -> Contents:
@@ -243,7 +249,8 @@ def _compressed_nifti(file: RangedFile) -> Contents:
         with gzip.GzipFile(fileobj=file.buffered()) as opened:
             head = opened.read(NIFTI_BYTES)
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(str(error)) from error
+        plain = "" if file.read_at(0, 2) == GZIP else "it is not compressed by gzip; call it .nii, if it is NIfTI"
+        raise ValueError(plain or str(error)) from error
     header = read_nifti_header(head)
     flat = header.flat
     content = CompressedFile(file.store, flat.offset + math.prod(flat.shape) * flat.dtype.itemsize)

@@ -32,7 +32,7 @@ from pipeline.volume.volumes import PIECE_BYTES, Volume
 
 CODECS: dict[str, tuple[type[TiffSlice | Jpeg2000Slice], tuple[str, ...]]] = {
     "TIFF": (TiffSlice, (".tif", ".tiff")),
-    "JPEG 2000": (Jpeg2000Slice, (".jp2", ".j2k")),
+    "JPEG 2000": (Jpeg2000Slice, (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc")),
 }
 PLANES_BYTES = 256 * 2**20
 """Decoded planes that a process keeps, of all its stacks together."""

@@ -219,12 +219,33 @@ def _open_node(location: str, path: str = "") -> zarr.Array[Any] | zarr.Group:
 
 
 def _not_an_image(location: str, group: zarr.Group) -> str:
+    if (image := _first_image(location, group)) is not None:
+        return image
     members = sorted(name for name, _ in group.members()) if group.store.supports_listing else []
     held = f"; it holds {listing(members)}" if members else ""
     return (
         f"{location} is a Zarr group without OME-Zarr image metadata (multiscales){held}:"
         f" give one of its arrays or images, for example {location}/{members[0] if members else 'NAME'}."
     )
+
+
+def _first_image(location: str, group: zarr.Group) -> str | None:
+    """What a plate or a well of OME-Zarr says of its first image, as a sentence; None for other groups."""
+    attributes = dict(group.attrs)
+    stated: Any = {**attributes, **ome} if isinstance(ome := attributes.get("ome"), dict) else attributes
+    try:
+        if "plate" in stated:
+            well = str(stated["plate"]["wells"][0]["path"]).strip("/")
+            found: Any = _open_node(location, well).attrs
+            found = dict(found).get("ome", found)
+            image = f"{location}/{well}/{found['well']['images'][0]['path']}"
+            return f"{location} is a plate of OME-Zarr; give one of the images in its wells, for example {image}."
+        if "well" in stated:
+            image = f"{location}/{stated['well']['images'][0]['path']}"
+            return f"{location} is a well of OME-Zarr; give one of its images, for example {image}."
+    except (InputError, LookupError, TypeError):  # documents that do not say, or wells that are not there
+        return None
+    return None
 
 
 def listing(names: list[str]) -> str:

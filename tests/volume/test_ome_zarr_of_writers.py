@@ -122,3 +122,24 @@ def test_convert_takes_the_voxel_size_that_is_given(
     converted = open_volume(str(tmp_path / "o.ome.zarr"))
     assert converted.voxel_size == VoxelSize((3, 0.7, 0.5))
     np.testing.assert_array_equal(converted.read(converted.box), VOXELS)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("well", ["A/1", "B/03"])
+def test_plates_and_wells_name_their_first_image(tmp_path: Path, version: Any, well: str) -> None:
+    plate: Any = {"version": "0.4", "wells": [{"path": well}], "rows": [{"name": "A"}], "columns": [{"name": "1"}]}
+    images: Any = {"images": [{"path": "fov0"}, {"path": "fov1"}]}
+
+    def said(**attributes: Any) -> dict[str, Any]:
+        return attributes if version == 2 else {"ome": {"version": "0.5"} | attributes}
+
+    zarr.create_group(tmp_path / "p.zarr", zarr_format=version).attrs.update(said(plate=plate))
+    with pytest.raises(InputError, match=r"without OME-Zarr image metadata"):  # its well is not there
+        open_volume(str(tmp_path / "p.zarr"))
+    zarr.create_group(tmp_path / "p.zarr" / well, zarr_format=version).attrs.update(said(well=images))
+    image = write_image(tmp_path / "p.zarr" / well / "fov0", transformed([SCALE], [SCALE]), version=version)
+    with pytest.raises(InputError, match=rf"is a plate .* wells, for example {image}\.$"):
+        open_volume(str(tmp_path / "p.zarr"))
+    with pytest.raises(InputError, match=rf"is a well .* images, for example {image}\.$"):
+        open_volume(str(tmp_path / "p.zarr" / well))
+    assert open_volume(image).shape == VOXELS.shape
