@@ -69,6 +69,12 @@ def test_there_are_examples_for_cpu_gpu_and_preemption() -> None:
         (PLAIN + 'cache = "/tmp; rm -r x"', "cache: '/tmp; rm -r x' holds characters"),
         (PLAIN + "cache_size = 20", "cache_size: 20 is no amount of memory; write a number and its unit"),
         (PLAIN + 'directives = ["qos=long"]', "directives.0: 'qos=long' is no option of sbatch"),
+        (
+            PLAIN + 'leave_out = ["--qos"]',
+            "leave_out.0: Input should be '--cpus-per-task', '--gres', '--mem'",
+        ),
+        (PLAIN + 'memory_as = "by node"', "memory_as: Input should be 'per-job' or 'per-cpu'"),
+        (PLAIN + 'refused_is_absent = "maybe"', "refused_is_absent: Input should be a valid boolean"),
         (PLAIN + 'setup = ["a\\nb"]', "setup.0: 'a\\nb' is not one line of shell"),
         (PLAIN + "gpus = 1", "gpu_memory is missing: with gpus, say how much memory one has"),
         (PLAIN + "workers = 5", "cores: 4 are too few for 5 workers"),
