@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from pipeline.errors import InputError
-from pipeline.geometry import Box
+from pipeline.geometry import Box, VoxelSize
 from pipeline.volume.opening import open_volume
 from tests.volume.stores import grey
 
@@ -111,3 +111,57 @@ def write_ome_files(folder: Path, planes: list[int], *, size: bool = True) -> li
         z += count
     assert (tifffile.imread(folder / names[0]) == VOXELS).all()  # which finds the others beside it
     return [folder / name for name in names]
+
+
+def test_one_file_of_several_says_so_at_opening(tmp_path: Path) -> None:
+    first, second = write_ome_files(tmp_path, [6, 6])
+    for part in (first, second):
+        with pytest.raises(
+            InputError, match=r"is one of 2 files of an OME-TIFF \(part0.ome.tif, part1.ome.tif\), and 6"
+        ):
+            open_volume(str(part))
+
+
+def slices_by(folder: Path, kind: str) -> Path:
+    folder.mkdir()
+    for z in range(12):
+        name = folder / f"s_{z:03}.tif"
+        if kind == "imagej":
+            tifffile.imwrite(
+                name, VOXELS[z], imagej=True, resolution=(2, 1 / 0.7), metadata={"unit": "um", "spacing": 3.0}
+            )
+        else:
+            size = {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.7, "PhysicalSizeYUnit": "µm"}
+            metadata = {"axes": "YX", **size, "PhysicalSizeZ": 0.003, "PhysicalSizeZUnit": "mm"}
+            tifffile.imwrite(name.with_suffix(".ome.tif"), VOXELS[z], metadata=metadata)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+def test_slices_that_state_their_voxel_size(tmp_path: Path, kind: str) -> None:
+    folder = slices_by(tmp_path / "s", kind)
+    volume = open_volume(str(folder))
+    assert (volume.voxel_size, volume.warnings) == (VoxelSize((3, 0.7, 0.5)), ())
+    assert open_volume(str(folder), voxel_size_um=(1, 2, 3)).voxel_size == VoxelSize((1, 2, 3))
+    np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
+    third = sorted(folder.iterdir())[2]
+    tifffile.imwrite(third, VOXELS[2])  # says nothing, which is no contradiction
+    assert (open_volume(str(folder)).voxel_size, open_volume(str(folder)).warnings) == (VoxelSize((3, 0.7, 0.5)), ())
+    tifffile.imwrite(third, VOXELS[2], imagej=True, resolution=(1, 1), metadata={"unit": "um", "spacing": 3.0})
+    (warning,) = open_volume(str(folder)).warnings
+    assert warning.endswith(f"{third.name} states another voxel size than the first slice {sorted(folder.iterdir())[0].name},"
+                            " whose 3 × 0.7 × 0.5 µm count.")  # fmt: skip
+    first = sorted(folder.iterdir())[0]
+    tifffile.imwrite(first, VOXELS[0])
+    assert open_volume(str(folder)).voxel_size is None
+
+
+def test_a_folder_of_an_ome_tiff_in_a_file_for_each_plane_keeps_its_voxel_size(tmp_path: Path) -> None:
+    write_ome_files(tmp_path, [1] * 12)
+    volume = open_volume(str(tmp_path))
+    assert (volume.voxel_size, volume.warnings) == (VoxelSize((3, 0.7, 0.5)), ())
+    np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
+    for part in tmp_path.iterdir():
+        part.unlink()
+    write_ome_files(tmp_path, [1] * 12, size=False)
+    assert open_volume(str(tmp_path)).voxel_size is None
