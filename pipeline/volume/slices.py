@@ -207,9 +207,7 @@ def _other_sizes(location: str, names: tuple[str, ...], sizes: list[VoxelSize | 
         return ()
     more = f" and {len(others) - 1:,} more state" if len(others) > 1 else " states"
     size = " × ".join(f"{side:g}" for side in first.um) if first else ""
-    return (
-        f"{location}: {others[0]}{more} another voxel size than the first slice {names[0]}, whose {size} µm count.",
-    )
+    return (f"{location}: {others[0]}{more} another voxel size than the first slice, {names[0]}: {size} µm count.",)
 
 
 def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str, VoxelSize | None]:

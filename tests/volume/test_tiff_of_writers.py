@@ -116,9 +116,7 @@ def write_ome_files(folder: Path, planes: list[int], *, size: bool = True) -> li
 def test_one_file_of_several_says_so_at_opening(tmp_path: Path) -> None:
     first, second = write_ome_files(tmp_path, [6, 6])
     for part in (first, second):
-        with pytest.raises(
-            InputError, match=r"is one of 2 files of an OME-TIFF \(part0.ome.tif, part1.ome.tif\), and 6"
-        ):
+        with pytest.raises(InputError, match=r"is one of 2 files of an OME-TIFF \(part0.ome.tif, .*\), and 6 of"):
             open_volume(str(part))
 
 
@@ -149,9 +147,9 @@ def test_slices_that_state_their_voxel_size(tmp_path: Path, kind: str) -> None:
     assert (open_volume(str(folder)).voxel_size, open_volume(str(folder)).warnings) == (VoxelSize((3, 0.7, 0.5)), ())
     tifffile.imwrite(third, VOXELS[2], imagej=True, resolution=(1, 1), metadata={"unit": "um", "spacing": 3.0})
     (warning,) = open_volume(str(folder)).warnings
-    assert warning.endswith(f"{third.name} states another voxel size than the first slice {sorted(folder.iterdir())[0].name},"
-                            " whose 3 × 0.7 × 0.5 µm count.")  # fmt: skip
-    first = sorted(folder.iterdir())[0]
+    first = min(folder.iterdir())
+    said = f"{third.name} states another voxel size than the first slice, {first.name}: 3 × 0.7 × 0.5 µm count."
+    assert warning.endswith(said)
     tifffile.imwrite(first, VOXELS[0])
     assert open_volume(str(folder)).voxel_size is None
 
