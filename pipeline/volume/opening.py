@@ -13,6 +13,7 @@ from pipeline.placement import Position
 from pipeline.volume.choice import Choice, check_chosen
 from pipeline.volume.files import is_file, open_file
 from pipeline.volume.n5_arrays import is_n5, open_n5
+from pipeline.volume.ome_files import find_ome_files
 from pipeline.volume.slices import find_stack
 from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
 from pipeline.volume.volumes import Volume
@@ -44,6 +45,7 @@ def _where(holds: Callable[[Store], bool], opens: Callable[..., Volume]) -> Call
 
 
 FORMATS = (
+    Format("an OME-TIFF in several files", find_ome_files, has_channels=True),
     Format("a file (.tif, .nii, .nii.gz, .npy)", _where(is_file, open_file), has_channels=True),
     Format("a Zarr array or image", _where(is_zarr, open_zarr), has_channels=True),
     Format("an N5 data set", _where(is_n5, open_n5), has_channels=True),

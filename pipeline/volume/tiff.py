@@ -36,6 +36,19 @@ def _damage_said() -> Iterator[None]:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
+@contextmanager
+def _opened(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffFile]:
+    """A file that may be closed as long as it is not read: those of an OME-TIFF in several."""
+    if not tiff.filehandle.closed:
+        yield tiff
+        return
+    tiff.filehandle.open()
+    try:
+        yield tiff
+    finally:
+        tiff.filehandle.close()
+
+
 class TiffVolume:
     """An open file with one grey volume. Raises ValueError, saying what is there instead, for any other content.
 
@@ -43,7 +56,7 @@ class TiffVolume:
     selection : channel and time point that were chosen (pipeline.volume.choice).
     """
 
-    def __init__(self, file: BinaryIO, name: str, choice: Choice) -> None:
+    def __init__(self, file: BinaryIO | str, name: str, choice: Choice) -> None:
         self._file = file
         with _damage_said():
             self._tiff = tifffile.TiffFile(file)
@@ -84,8 +97,18 @@ class TiffVolume:
                 return read_volume(self._tiff, self._pages[0], box)
             for z in range(box.start[0], box.stop[0]):
                 page = self._pages[self._planes[z]]
-                voxels[z - box.start[0]] = _read_page(self._tiff, page, box.slices[1:])
+                with _opened(page.parent) as tiff:
+                    voxels[z - box.start[0]] = _read_page(tiff, page, box.slices[1:])
         return voxels
+
+    def close(self) -> None:
+        """Close the file, if it was given by its path; it is open again as long as it is read."""
+        self._tiff.close()
+
+    @property
+    def places(self) -> Iterator[tuple[str, int]]:
+        """Of the planes: the name of their file and the index of their page in it."""
+        return ((page.parent.filename, page.index) for page in (self._pages[plane] for plane in self._planes))
 
 
 class TiffSlice:

@@ -66,13 +66,23 @@ def check_one_file(tiff: tifffile.TiffFile, series: Any) -> None:
     """Raise NotAVolumeError where planes of an OME-TIFF lie in other files."""
     if not tiff.is_ome or all(page is not None for page in series.pages):
         return
-    names = sorted({e.get("FileName", "") for e in _elements(tiff) if e.tag.endswith("UUID")} - {""})
+    names = other_files(tiff)
     missing = sum(page is None for page in series.pages)
     raise NotAVolumeError(
-        f"is one of {len(names)} files of an OME-TIFF ({', '.join(names[:4])}{' …' if len(names) > 4 else ''}), and"
-        f" {missing} of its {len(series.pages)} planes lie in the others; write the volume into one file, or convert it"
-        " with bioformats2raw"
+        f"is one of {len(names) + 1} files of an OME-TIFF, and {missing} of {len(series.pages)} planes lie in others"
+        f" ({', '.join(names[:4])}{' …' if len(names) > 4 else ''}); all files must lie in one folder of this machine,"
+        " under the names that they state"
     )
+
+
+def other_files(tiff: tifffile.TiffFile) -> list[str]:
+    """The names of the other files of an OME-TIFF that lies in several."""
+    text = tiff.ome_metadata or ""
+    if "FileName" not in text:
+        return []
+    root = ElementTree.fromstring(text)
+    found = {e.get("FileName", "") for e in root.iter() if e.tag.endswith("UUID") and e.text != root.get("UUID")}
+    return sorted(found - {""})
 
 
 def read_volume(tiff: tifffile.TiffFile, page: Any, box: Box) -> npt.NDArray[Any]:

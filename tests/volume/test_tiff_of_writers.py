@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import numpy.typing as npt
 import pytest
 import tifffile
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, VoxelSize
+from pipeline.volume.fingerprint import fingerprint
 from pipeline.volume.opening import open_volume
+from tests.volume.servers import web_server
 from tests.volume.stores import grey
 
 VOXELS = grey((12, 17, 23))
@@ -113,11 +116,51 @@ def write_ome_files(folder: Path, planes: list[int], *, size: bool = True) -> li
     return [folder / name for name in names]
 
 
-def test_one_file_of_several_says_so_at_opening(tmp_path: Path) -> None:
+@pytest.mark.parametrize("planes", [[6, 6], [5, 5, 2], [1] * 12])
+def test_an_ome_tiff_in_several_files_is_read_by_any_of_them(tmp_path: Path, planes: list[int]) -> None:
+    for part in write_ome_files(tmp_path, planes):
+        volume = pickle.loads(pickle.dumps(open_volume(str(part))))
+        assert (volume.shape, volume.voxel_size, volume.warnings) == (VOXELS.shape, VoxelSize((3, 0.7, 0.5)), ())
+        assert volume.format == f"OME-TIFF in {len(planes)} files"
+        np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
+        np.testing.assert_array_equal(volume.read(BOX), VOXELS[BOX.slices])
+        assert volume.stored_objects() == (1, sum(path.stat().st_size for path in tmp_path.iterdir()))
+
+
+def test_an_ome_tiff_whose_files_are_not_all_there_says_so_at_opening(tmp_path: Path) -> None:
+    first, second = write_ome_files(tmp_path, [7, 5])
+    volume = open_volume(str(first))
+    second.rename(tmp_path / "elsewhere.tif")
+    said = r"part0.ome.tif is one of 2 files of an OME-TIFF, and 5 of 12 planes lie in others \(part1.ome.tif\); all"
+    with pytest.raises(InputError, match=said):
+        open_volume(str(first))
+    with pytest.raises(StorageError, match="one of the files of this OME-TIFF is missing or changed"):
+        volume.read(volume.box)
+    with (
+        web_server(tmp_path) as server,
+        pytest.raises(InputError, match="must lie in one folder of this machine"),
+    ):
+        open_volume(f"{server.url}/part0.ome.tif")
+
+
+def test_a_file_of_an_ome_tiff_that_changes_is_told(tmp_path: Path) -> None:
     first, second = write_ome_files(tmp_path, [6, 6])
-    for part in (first, second):
-        with pytest.raises(InputError, match=r"is one of 2 files of an OME-TIFF \(part0.ome.tif, .*\), and 6 of"):
-            open_volume(str(part))
+    volume, marks = open_volume(str(first)), []
+    marks.append(fingerprint(volume).as_json())
+    second.write_bytes(second.read_bytes()[:-100])
+    with pytest.raises(StorageError, match="is missing or changed since it was opened"):
+        volume.read(volume.box)
+    with pytest.raises(
+        InputError, match=r"OME-TIFF that cannot be read .*; one of its files may be cut off or damaged"
+    ):
+        open_volume(str(first))
+    write_ome_files(tmp_path, [6, 6])
+    again = open_volume(str(first))
+    assert fingerprint(again).as_json() not in marks
+    damage = second.read_bytes().replace(VOXELS[8].tobytes(), b"")
+    second.write_bytes(damage)
+    with pytest.raises((InputError, StorageError), match="OME-TIFF"):
+        again.read(again.box)
 
 
 def slices_by(folder: Path, kind: str) -> Path:
