@@ -37,7 +37,7 @@ def check_layout(store: Store, folder: str, is_object: Callable[[str], bool], ex
     if other is not None:
         raise InputError(
             f"{where} holds chunks with names like {other}, but its document asks for names like"
-            f" {example.removeprefix(folder).lstrip('/')}, of which there is none: all voxels would read as the fill"
+            f" {example}, of which there is none: all voxels would read as the fill"
             " value; mend the document (dimension_separator, chunk_key_encoding), or write the volume again."
         )
     return (f"{where} has no stored chunk: every voxel reads as the fill value.",)

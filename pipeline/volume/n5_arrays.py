@@ -296,7 +296,7 @@ def _describe(
         every_chunk_stored=False,
         fill_value=0,
         metadata_sha256=hashlib.sha256(metadata.encode()).hexdigest(),
-        warnings=check_layout(open_store(location), array_path, array.is_object, array.object_key((0, 0, 0))),
+        warnings=check_layout(open_store(location), array_path, array.is_object, "/".join("0" * len(axes))),
         selection=cut.selection,
         positions_per_chunk=math.prod(n for axis, n in zip(axes, own["blockSize"], strict=True) if axis == "."),
     )

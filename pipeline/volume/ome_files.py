@@ -76,10 +76,7 @@ class OmeFilesArray:
 
     def object_stat(self, index: Index) -> ObjectStat | None:
         """Of all files together; None where one is missing."""
-        try:
-            return _stat(open_store(self.location))
-        except (ValueError, OSError):  # it is no OME-TIFF of several files any more
-            return None
+        return _stat(open_store(self.location))
 
     def listed(self) -> Iterator[tuple[str, ObjectStat]] | None:
         """One object is soon asked for."""
@@ -89,10 +86,7 @@ def find_ome_files(store: Store) -> Callable[[int, Position | None, Choice], Vol
     """What opens an OME-TIFF in several files; None where a location is none, or some of them do not lie beside it."""
     if "://" in store.location or not store.location.lower().endswith(SUFFIXES) or store.stat("") is None:
         return None
-    try:
-        return partial(_open, store.location) if _names(store.location) and _stat(store) else None
-    except (ValueError, OSError):  # what is damaged is told by who opens a single file
-        return None
+    return partial(_open, store.location) if _names(store.location) and _stat(store) else None
 
 
 def _open(location: str, level: int, voxel_size_um: Position | None, choice: Choice) -> Volume:
@@ -138,14 +132,19 @@ def _open(location: str, level: int, voxel_size_um: Position | None, choice: Cho
 @lru_cache(maxsize=4)
 def _opened(location: str, _stat: ObjectStat, channel: str | None, time: int | None) -> tuple[TiffVolume, Lock]:
     # What the store says of the files is part of the key: those that were replaced are opened anew.
-    tiff = in_time(TiffVolume, location, location, Choice(channel=channel, time=time))
-    tiff.close()
-    return tiff, Lock()
+    with in_time(tifffile.TiffFile, location) as tiff:  # all files are open again as long as they are read
+        return TiffVolume(tiff, location, Choice(channel=channel, time=time)), Lock()
 
 
 def _names(location: str) -> list[str]:
-    with tifffile.TiffFile(location) as tiff:
-        return [name for name in other_files(tiff) if name != os.path.basename(location)]
+    """The other files; none of what cannot be read, which is told by who opens a single file."""
+    try:
+        with tifffile.TiffFile(location) as tiff:
+            return [name for name in other_files(tiff) if name != os.path.basename(location)]
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  the library raises whatever it likes where a file is damaged
+        return []
 
 
 def _stat(store: Store) -> ObjectStat | None:

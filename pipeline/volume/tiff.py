@@ -56,10 +56,10 @@ class TiffVolume:
     selection : channel and time point that were chosen (pipeline.volume.choice).
     """
 
-    def __init__(self, file: BinaryIO | str, name: str, choice: Choice) -> None:
+    def __init__(self, file: BinaryIO | tifffile.TiffFile, name: str, choice: Choice) -> None:
         self._file = file
         with _damage_said():
-            self._tiff = tifffile.TiffFile(file)
+            self._tiff = file if isinstance(file, tifffile.TiffFile) else tifffile.TiffFile(file)
             found = list(self._tiff.series)
             series, self._pages = found[0], one_after_the_other(found)
             if self._pages is None and len(found) != 1:
@@ -100,10 +100,6 @@ class TiffVolume:
                 with _opened(page.parent) as tiff:
                     voxels[z - box.start[0]] = _read_page(tiff, page, box.slices[1:])
         return voxels
-
-    def close(self) -> None:
-        """Close the file, if it was given by its path; it is open again as long as it is read."""
-        self._tiff.close()
 
     @property
     def places(self) -> Iterator[tuple[str, int]]:

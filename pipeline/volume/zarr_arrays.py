@@ -104,9 +104,9 @@ class ZarrArray:
 
         return ((key, stat) for key, stat in store.list_array(top, counts) if is_own(key))
 
-    def is_object(self, key: str) -> bool:
+    def is_object(self, array: zarr.Array[Any], key: str) -> bool:
         """Whether an object of the array as it is stored, with all channels, has this key."""
-        return self._index(key, self._open()) is not None
+        return self._index(key, array) is not None
 
     def _index(self, key: str, array: zarr.Array[Any]) -> tuple[int, ...] | None:
         own = key.removeprefix(f"{self.array_path}/" if self.array_path else "")
@@ -305,7 +305,8 @@ def _describe(
     own = array.attrs.get(OWN)
     metadata_sha256 = _metadata_sha256(array)
     stored = ZarrArray(location, array_path, axes, metadata_sha256, cut.at if any(cut.at) else ())
-    unstored = check_layout(open_store(location), array_path, stored.is_object, stored.object_key((0, 0, 0)))
+    example = array.metadata.encode_chunk_key((0,) * array.ndim)
+    unstored = check_layout(open_store(location), array_path, partial(stored.is_object, array), example)
     return Volume(
         location=location,
         array_path=array_path,
