@@ -45,8 +45,6 @@ class RunConfig(_Frozen):
     """
 
     level: int = 0
-    channel: Annotated[str | None, BeforeValidator(_text)] = None
-    time: int | None = None
     voxel_size_um: tuple[float, float, float] | None = None
     block_shape: Index | None = None
     regions: str | None = None
@@ -54,6 +52,8 @@ class RunConfig(_Frozen):
     ignore_place: bool = False
     device: DeviceChoice = "auto"
     keep_scratch: bool = False
+    channel: Annotated[str | None, BeforeValidator(_text)] = None
+    time: int | None = None
 
     @property
     def choice(self) -> Choice:
