@@ -3,6 +3,13 @@
 Overlap and structures are counted first, for all labels in one pass. They tell in which box each label lies, and all
 that follows (surfaces, thickness) works label by label, inside its box alone: seeds and queries of a distance lie in
 it, so nothing is lost, and a volume with a hundred organs costs about as much as one with all of them in one label.
+
+Voxels where the reference holds the ignored label belong to neither volume, and this label is none of the comparison:
+  * voxels of overlap, volumes, true negatives and regions are counted without them, as nnU-Net's evaluation does;
+  * areas, Euler numbers, topology, objects and thickness are those of what remains: both volumes have background there;
+  * no surface runs between them and a label (pipeline/surface.py): distances and boundary layers begin only where a
+    label borders on background that is not ignored, so that leaving out a part of a structure makes no new surface.
+A prediction that holds the ignored label elsewhere has background there.
 """
 
 from __future__ import annotations
@@ -22,14 +29,20 @@ from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.job import PARTS, Border, ObjectKind, Part, distance_dtype
 from pipeline.ledger import Ledger
 from pipeline.parcels import open_parcel, write_parcel
-from pipeline.surface import CropGrid, LabelSurfaces, Side
+from pipeline.surface import CropGrid, Ignored, LabelSurfaces, Side
 from pipeline.volume.opening import Volume
+from pipeline.volume.whole_numbers import first_place
 from pipeline.volume.writing import Multiscale
 
 FOUND = "labels.parcel"
 TOPOLOGY_VOXELS = 1 << 21
 """Noise of many labels has nearly as many components as voxels, and three times as many pairs that touch: components
 are found in blocks of at most so many voxels, which bounds what a task takes for them."""
+IGNORED = (
+    "Voxels where the reference holds this label are left out: they are counted nowhere and no surface runs along them;"
+    " areas, Euler numbers, topology, objects and thickness see background there, in both volumes."
+)
+"""What results say of the ignored label."""
 THICKNESS_STAGE_OF_AXIS = {2: "mask", 1: "distance-y", 0: "distance-z"}
 
 
@@ -50,7 +63,7 @@ class ComparisonJob:
     prediction : None where the structures of one volume are described, not compared. image : grey values of the same
     grid, or None. regions : labels by which measures are split too, or None. labels : those that are compared, None
     for all. widths : of boundaries, in voxels. maps : where the maps of thickness go, by "reference", "prediction" and
-    "difference"; empty for none.
+    "difference"; empty for none. ignore_label : of the reference, see the module; None for none.
     """
 
     reference: Volume
@@ -67,6 +80,7 @@ class ComparisonJob:
     objects: ObjectKind = "none"
     maps: Mapping[str, Multiscale] = field(default_factory=dict)
     device: Device = "cpu"
+    ignore_label: int | None = None
 
     @property
     def sides(self) -> dict[Side, Volume]:
@@ -95,6 +109,10 @@ class ComparisonJob:
             axis = sides.index(max(sides))
             sides[axis] = -(-sides[axis] // 2)
         return BlockGrid(self.grid.shape, (sides[0], sides[1], sides[2]))
+
+    def around(self, block: Index, reach: int) -> Box:
+        """A block and so many voxels around it, inside the volume."""
+        return _walled(self.grid.box(block), self.grid.shape, reach)
 
     def wants(self, label: int) -> bool:
         """Whether a label is compared."""
@@ -188,10 +206,10 @@ class Structure:
         return f"{self.field.prefix}{what}"
 
 
-def _walled(box: Box, shape: Index) -> Box:
-    """A box and a layer around it, clipped to the volume."""
-    start_z, start_y, start_x = (max(0, a - 1) for a in box.start)
-    stop_z, stop_y, stop_x = (min(n, b + 1) for b, n in zip(box.stop, shape, strict=True))
+def _walled(box: Box, shape: Index, layers: int = 1) -> Box:
+    """A box and a layer, or several, around it, clipped to the volume."""
+    start_z, start_y, start_x = (max(0, a - layers) for a in box.start)
+    stop_z, stop_y, stop_x = (min(n, b + layers) for b, n in zip(box.stop, shape, strict=True))
     return Box((start_z, start_y, start_x), (stop_z, stop_y, stop_x))
 
 
@@ -205,8 +223,52 @@ def read_labels(volume: Volume, box: Box) -> npt.NDArray[Any]:
     """Labels of a box (z, y, x). Raises InputError for negative ones."""
     labels = volume.read(box)
     if labels.dtype.kind == "i" and labels.size and int(labels.min()) < 0:
-        raise InputError(f"{volume.name} holds the negative label {labels.min()}; labels must be 0 or more.")
+        raise InputError(
+            f"{volume.name} holds the negative label {labels[labels < 0][0]}; labels must be 0 or more, and voxel"
+            f" {first_place(box, labels < 0)} is the first: give the structure another number, or make it background."
+        )
     return labels.view(np.uint8) if labels.dtype == np.bool_ else labels
+
+
+def read_pair(job: ComparisonJob, box: Box) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, Ignored | None]:
+    """Labels of both volumes in a box, 0 where they are ignored, and what is ignored.
+
+    The prediction is None where there is none, and so is what is ignored. Raises InputError for negative labels.
+    """
+    reference = read_labels(job.reference, box)
+    prediction = read_labels(job.prediction, box) if job.prediction is not None else None
+    if job.ignore_label is None:
+        return reference, prediction, None
+    ignored = reference == job.ignore_label
+    reference = _cleared(reference, ignored)
+    if prediction is not None:
+        prediction = _cleared(prediction, ignored | (prediction == job.ignore_label))
+    return reference, prediction, Ignored(box, ignored.view(np.uint8))
+
+
+def read_side(job: ComparisonJob, side: Side, box: Box) -> npt.NDArray[Any]:
+    """The same of one volume alone; what is ignored of a prediction is read of the reference."""
+    labels = read_labels(job.sides[side], box)
+    if job.ignore_label is None:
+        return labels
+    ignored = labels == job.ignore_label
+    if side == "prediction":
+        ignored |= read_labels(job.reference, box) == job.ignore_label
+    return _cleared(labels, ignored)
+
+
+def read_ignored(job: ComparisonJob, box: Box) -> Ignored | None:
+    """What is ignored in a box; None where no label is."""
+    if job.ignore_label is None:
+        return None
+    return Ignored(box, (read_labels(job.reference, box) == job.ignore_label).view(np.uint8))
+
+
+def _cleared(labels: npt.NDArray[Any], where: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Labels with background at some voxels, copied: what was read may be a view of the file."""
+    cleared = labels.copy()
+    cleared[where] = 0
+    return cleared
 
 
 def _six(box: Box | None) -> tuple[int, ...]:

@@ -23,6 +23,11 @@ beside FIXED_BYTES, what `Content` prices, and a few pieces and chunks of the so
                       one batch, or the map that is encoded
     pyramid           one block of the coarser level and 2 × 2 × 2 chunks of the finer one
 
+where voxels are ignored also
+    overlap, surface  W·(2 + L) which they are, and a copy of one volume without them; the regions once more
+    surface-distance  L·U of the reference, then U which they are, and 2·U for the layers. U : the block grown by d
+    mask              L·V of the reference + 2·V
+
 so with S = 4 and labels of one byte at most 16 V while surface elements are found, 13 V while their distances are
 counted, 12 V while other distances are swept, and 27 V while thickness is measured into three maps.
 
@@ -98,24 +103,33 @@ def comparison_bytes(job: ComparisonJob, content: Content | None = None) -> Mapp
     bytes_of = [np.dtype(volume.dtype).itemsize for volume in job.sides.values()]
     pieces = sum(volume.piece_bytes(block) for volume in job.sides.values())
     labels = wide * sum(bytes_of) + pieces
+    ignoring = job.ignore_label is not None
+    if ignoring:
+        labels += wide * (2 + max(bytes_of))
     parabolas = wide * (size + 2) + (wide // min(n + 2 for n in block)) * 2 * (2 * 4 + size + 2)
     swept = voxels // 8 + voxels * (1 + size)
     cell = min(voxels, CELL**3) * 2 * (size + 2)
     maps = len(job.maps) * voxels * 4
     written = max((write_block_bytes(block, image.dtype) for image in job.maps.values()), default=0)
     values = voxels * 4 * (1 if size == 4 else 2) if job.maps else 0  # int32 turns into float32 in place
-    widest = max(job.widths, default=0)
+    grown = _grown(block, max(job.widths, default=0))
+    layers = 8 * math.prod(grown)
+    read = [volume.read_bytes(block) for volume in job.sides.values()]
     grey, split = (volume.read_bytes(block) if volume else 0 for volume in (job.image, job.regions))
+    regions_left = 0
+    if ignoring:
+        layers = math.prod(grown) + max(job.reference.read_bytes(grown), layers + 2 * math.prod(grown))
+        regions_left = voxels * np.dtype(job.regions.dtype).itemsize if job.regions else 0
     stages = {
-        "overlap": labels + grey + split + _overlap_tables(job, voxels, content),
+        "overlap": labels + grey + split + regions_left + _overlap_tables(job, voxels, content),
         **_topology_bytes(job, max(bytes_of)),
         "surface": labels + 3 * wide + wide * (1 + size) + parabolas,
         "surface-y": wide * (1 + size) + parabolas,
         "surface-z": wide * (1 + size) + parabolas,
         "surface-distance": split
         + content.rows * ROW_BYTES
-        + max(wide * (3 + size) + parabolas, 8 * math.prod(n + 2 * widest for n in block)),
-        "mask": max(volume.read_bytes(block) for volume in job.sides.values()) + swept + parabolas,
+        + max(wide * (3 + size) + parabolas + (math.prod(grown) if ignoring else 0), layers),
+        "mask": (sum(read) + 2 * voxels if ignoring else max(read)) + swept + parabolas,
         "distance-y": swept + parabolas,
         "distance-z": swept + parabolas,
         "centres": max(swept + parabolas, swept + voxels + cell),
@@ -133,6 +147,11 @@ def comparison_bytes(job: ComparisonJob, content: Content | None = None) -> Mapp
 
 def _clipped(block_shape: Index, shape: Index) -> Index:
     z, y, x = (min(b, n) for b, n in zip(block_shape, shape, strict=True))
+    return z, y, x
+
+
+def _grown(block: Index, by: int) -> Index:
+    z, y, x = (n + 2 * by for n in block)
     return z, y, x
 
 

@@ -3,7 +3,7 @@
 A block contributes named integer arrays; `merge` adds the contributions of any blocks in any order to the same bytes.
 Everything is kept per pair of (reference label, predicted label) other than (0, 0), sorted:
 
-  volume-voxels     int64 (1,)         voxels in all, the background included
+  volume-voxels     int64 (1,)         voxels in all, the background included, without those that are left out
   pair-labels       uint64 (n, 2)      reference label, predicted label
   pair-voxels       int64 (n,)         voxels with both
   pair-sums         int64 (n, 3, 3)    Σz, Σy, Σx in the coordinates of the volume, as carried wide integers
@@ -70,7 +70,7 @@ def reading_box(box: Box) -> Box:
 
 def overlap_of_block(
     reference: Array, prediction: Array | None, image: Array | None = None, *, box: Box, shape: Index,
-    image_name: str = "The grey volume", place: Host | None = None,
+    image_name: str = "The grey volume", place: Host | None = None, left_out: int = 0,
 ) -> Contribution:  # fmt: skip
     """What one block contributes.
 
@@ -78,7 +78,7 @@ def overlap_of_block(
     background. Without a prediction the structures of the reference alone are described, as pairs (label, 0).
     image : grey values (z, y, x) of `box` itself, integers or floats of up to 64 bits. shape : of the whole volume.
     All of these are on the host. place : where they are counted, the host by default. image_name : what a message
-    calls the image.
+    calls the image. left_out : voxels of the block that are not counted; both volumes have background there.
     Raises InputError for negative labels, and for grey values inside a label that are not finite.
     """
     if box.voxels >= _LARGEST_BLOCK:
@@ -95,6 +95,7 @@ def overlap_of_block(
     labels = {name: place.up(bit_patterns(volume)) for name, volume in volumes.items()}
 
     contribution = _structures_of_block(labels, image, image_name, box, read, place)
+    contribution["volume-voxels"] -= left_out
     for column, (name, volume) in enumerate(volumes.items()):
         _refuse_negative_labels(name, volume.dtype, contribution["pair-labels"][:, column])
     for name, patterns in labels.items():

@@ -10,14 +10,18 @@ parabolas of the thickness serve here too, with unbounded radius (pipeline/dista
 surface voxels and corners of the reference and of the prediction. Work is confined to the box that holds the label in
 either volume: all elements lie inside it, and beyond it everything is background, as it is beyond the volume.
 
+Ignored voxels (`Ignored`) are neither label nor background, so no surface runs between them and a label: a surface
+voxel has a neighbour that is background and not ignored, a corner with an ignored voxel among its eight is no element,
+and boundary layers are as deep as background that is not ignored lies near. Distances pass through ignored voxels.
+
 Memory of a task, in bytes per voxel of its block, S bytes per squared distance (4, or 8 for very large weights):
 
     surface           the 2 masks it is given, and 5 (one side padded, its codes and elements) or 2 + S
     surface-y, -z     1 + S for one field, and the parabolas of four: at most 4·(S + 2), in practice about one a column
     surface-distance  2 + S for one field, then for layers of width d, in the block grown by d, 8
 
-with S = 4 so 8 beside the parabolas. The tally takes 32 bytes per distinct {direction, squared distance, code}, and
-twice that while it is made.
+with S = 4 so 8 beside the parabolas; ignored voxels take 3 more, in the grown block too. The tally takes 32 bytes per
+distinct {direction, squared distance, code}, and twice that while it is made.
 """
 
 from __future__ import annotations
@@ -116,6 +120,21 @@ class CornerGrid:
             return Box(box.start, box.start)
         z, y, x = (hi + (hi == n) for hi, n in zip(box.stop, self.voxels.shape, strict=True))
         return Box(box.start, (z, y, x))
+
+
+@dataclass(frozen=True, eq=False)
+class Ignored:
+    """Voxels that are neither label nor background (1, else 0), in a box of the volume that holds all that matter."""
+
+    box: Box
+    voxels: Mask
+
+    def over(self, box: Box) -> Mask:
+        """The same over another box, which may reach beyond the volume: nothing is ignored there."""
+        out = np.zeros(box.shape, np.uint8)
+        part = _clipped(self.box, box)
+        out[_shifted(part, box.start, -1).slices] = self.voxels[_shifted(part, self.box.start, -1).slices]
+        return out
 
 
 def _clipped(box: Box, to: Box) -> Box:
@@ -225,15 +244,19 @@ def _other(side: Side) -> Side:
     return "prediction" if side == "reference" else "reference"
 
 
-def find_elements(label: LabelSurfaces, block: Index, reference: Array, prediction: Array) -> Found:
+def find_elements(
+    label: LabelSurfaces, block: Index, reference: Array, prediction: Array, ignored: Ignored | None = None
+) -> Found:
     """Stage `surface`: the elements of both surfaces in a block, and what other blocks need of them along x.
 
-    reference, prediction : the label in both volumes as 0 and 1 or bool, over `label.reading_box(block)`.
+    reference, prediction : the label in both volumes as 0 and 1 or bool, over `label.reading_box(block)`, 0 where
+    voxels are ignored. ignored : of the block and one voxel around it.
     """
+    around = None if ignored is None else ignored.over(_grown(label.blocks.part(block), 1))
     for side, mask in zip(SIDES, (reference, prediction), strict=True):
         yield label.array("mask", side), _packed(_padded(label, block, mask)[1:-1, 1:-1, 1:-1])
         for find in (_found_voxels, _found_corners):
-            yield from device.run(label.device, partial(find, label, block, side, mask)).items()
+            yield from device.run(label.device, partial(find, label, block, side, mask, around)).items()
 
 
 def _padded(label: LabelSurfaces, block: Index, mask: Array) -> Mask:
@@ -246,21 +269,47 @@ def _padded(label: LabelSurfaces, block: Index, mask: Array) -> Mask:
 
 def _padded_there(label: LabelSurfaces, block: Index, mask: Array, place: Host) -> Mask:
     """The same where it shall be; it travels as bits."""
-    padded = _padded(label, block, mask)
+    return _there(_padded(label, block, mask), place)
+
+
+def _there(padded: Mask, place: Host) -> Mask:
     return distance_kernels.unpack_bits(place.up(_packed(padded)), padded.shape[2]) if place.is_card else padded
 
 
-def _found_voxels(label: LabelSurfaces, block: Index, side: Side, mask: Array, place: Host) -> dict[str, Array]:
-    """The surface voxels of one side, and the parabolas of the field whose background they are."""
-    voxels = kernels.surface_voxels(_padded_there(label, block, mask, place))
+def _found_voxels(
+    label: LabelSurfaces, block: Index, side: Side, mask: Array, around: Mask | None, place: Host
+) -> dict[str, Array]:
+    """The surface voxels of one side, and the parabolas of the field whose background they are.
+
+    around : what is ignored of the block and one voxel around it.
+    """
+    padded = _padded_there(label, block, mask, place)
+    voxels = _clear_voxels(padded, None if around is None else _there(around, place))
+    del padded
     bits = place.down(distance_kernels.pack_bits(voxels))
     return {label.array("voxels", side): bits} | _exported(label, block, "voxels", _other(side), voxels, axes=0)
 
 
-def _found_corners(label: LabelSurfaces, block: Index, side: Side, mask: Array, place: Host) -> dict[str, Array]:
+def _clear_voxels(padded: Mask, ignored: Mask | None) -> Mask:
+    """The surface voxels of a mask with one voxel more on every side, as all of these arrays have.
+
+    Together with what is ignored the mask has a surface only towards known background; what of it is the mask's counts.
+    """
+    if ignored is None:
+        return kernels.surface_voxels(padded)
+    voxels = kernels.surface_voxels(padded | ignored)
+    voxels &= padded[1:-1, 1:-1, 1:-1]
+    return voxels
+
+
+def _found_corners(
+    label: LabelSurfaces, block: Index, side: Side, mask: Array, around: Mask | None, place: Host
+) -> dict[str, Array]:
     """The corners of one side with their codes, and the parabolas of the field whose background they are."""
     shape = CornerGrid(label.blocks).box(block).shape
     codes = kernels.corner_codes(_padded_there(label, block, mask, place), shape)
+    if around is not None:
+        codes *= kernels.corner_codes(_there(around, place), shape) == 0  # code 0 is no element
     corners, listed = kernels.mixed_corners(codes)
     del codes
     arrays = {
@@ -304,10 +353,13 @@ def _exported(
     return distance.near_faces(field, block, _complement(seeds), axes=axes)
 
 
-def count_distances(label: LabelSurfaces, block: Index, note: Note | None = None) -> dict[str, Array]:
+def count_distances(
+    label: LabelSurfaces, block: Index, note: Note | None = None, ignored: Ignored | None = None
+) -> dict[str, Array]:
     """Stage `surface-distance`: the tally of a block, by the names that `tally_of` reads.
 
-    note : for whoever counts the surface voxels otherwise too.
+    note : for whoever counts the surface voxels otherwise too. ignored : of the block and as many voxels around it as
+    the widest boundary has.
     Reads the block's parcel of stage `surface`, those of its row of the stages before, and those of stage `surface`
     of the blocks within the widest boundary.
     """
@@ -315,7 +367,7 @@ def count_distances(label: LabelSurfaces, block: Index, note: Note | None = None
     rows = np.concatenate([_counted(label, own, block, kind, side, note) for kind, side in DIRECTIONS], axis=1)
     return {
         f"{label.name}-distances": SurfaceTally.of_rows(rows).rows,
-        f"{label.name}-layers": _layers(label, block),
+        f"{label.name}-layers": _layers(label, block, ignored),
     }
 
 
@@ -369,27 +421,32 @@ def _elements(label: LabelSurfaces, block: Index, kind: Kind, bits: Mask, place:
     return distance_kernels.unpack_bits(place.up(bits), grid.box(block).shape[2])
 
 
-def _layers(label: LabelSurfaces, block: Index) -> Counts:
+def _layers(label: LabelSurfaces, block: Index, ignored: Ignored | None) -> Counts:
     """Voxels in the boundary layers of both masks and of either: int64 (LAYERS, widths, 2), as a tally has them."""
     counts = np.zeros((len(LAYERS), len(label.widths), 2), np.int64)
     if not label.widths:
         return counts
     widest, widths = max(label.widths), np.array(label.widths, np.int64)
-    # One voxel beyond the crop is background like all that follow, so nothing farther is needed.
-    wide = _clipped(_grown(label.blocks.box(block), widest), _grown(Box((0, 0, 0), label.crop.shape), 1))
+    # One voxel beyond the crop is background like all that follow, so nothing farther is needed; where voxels are
+    # ignored, that holds of one voxel beyond the volume.
+    all_there = label.crop if ignored is None else Box((0, 0, 0), label.grid.shape)
+    limit = _shifted(_grown(all_there, 1), label.crop.start, -1)
+    wide = _clipped(_grown(label.blocks.box(block), widest), limit)
     around = [_mask_in(label, wide, side) for side in SIDES]
     core = _shifted(label.blocks.box(block), wide.start, -1)
     masks = [mask[core.slices] for mask in around]
     if not any(mask.any() for mask in masks):
         return counts
+    passed = None if ignored is None else ignored.over(_shifted(wide, label.crop.start, 1))
     for layer, name in enumerate(LAYERS):
         if name == "euclidean":
             # The surface is known one voxel less far than the mask, and layers reach one less far than the widest.
             inner, limits = _shifted(core, (1, 1, 1), -1), widths**2
-            depths = [kernels.squared_depth(kernels.surface_voxels(mask), widest)[inner.slices] for mask in around]
+            depths = [kernels.squared_depth(_clear_voxels(mask, passed), widest)[inner.slices] for mask in around]
         else:
             inner, limits = core, widths + 1
-            depths = [kernels.chebyshev_depth(mask, widest + 1)[inner.slices] for mask in around]
+            known = (mask if passed is None else mask | passed for mask in around)
+            depths = [kernels.chebyshev_depth(mask, widest + 1)[inner.slices] for mask in known]
         both, either = kernels.count_layers(masks[0], depths[0], masks[1], depths[1], limits)
         counts[layer] = np.stack((both, either), axis=1)
         del depths

@@ -38,7 +38,7 @@ DOORS = {
     "nibabel": ("pipeline.volume",),
     "matplotlib": ("pipeline.report",),
     "jinja2": ("pipeline.report",),
-    "PIL": ("pipeline.report",),
+    "PIL": ("pipeline.report", "pipeline.volume"),
     "pandas": ("workflows.atlas",),
     "pyarrow": ("workflows.atlas",),
     "cc3d": ("pipeline.components",),

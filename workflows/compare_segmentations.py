@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import cavities, centres, components, device, distance, objects, overlap, regions, surface, thickness
-from pipeline.comparison import ComparisonJob, FoundLabel, Structure, read_labels, within
+from pipeline.comparison import ComparisonJob, FoundLabel, Structure, read_ignored, read_pair, read_side, within
 from pipeline.components import CONNECTIVITIES, Connectivity
 from pipeline.device import Host
 from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch
@@ -57,14 +57,15 @@ def count_overlap(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome
     box = job.grid.box(block)
     with clock("read"):
         wide = overlap.reading_box(box)
-        reference = read_labels(job.reference, wide)
-        prediction = read_labels(job.prediction, wide) if job.prediction else None
+        reference, prediction, ignored = read_pair(job, wide)
         image = job.image.read(box) if job.image else None
+    left_out = None if ignored is None else ignored.over(box)
 
     def work(place: Host) -> Arrays:
         return overlap.overlap_of_block(
             reference, prediction, image, box=box, shape=job.grid.shape, place=place,
             image_name=f"The image {job.image.name}" if job.image else "",
+            left_out=0 if left_out is None else int(np.count_nonzero(left_out)),
         )  # fmt: skip
 
     with clock("overlap"):
@@ -74,7 +75,7 @@ def count_overlap(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome
             of_block = regions.read_regions(job.regions, box)
         pair = reference[within(box, wide)], prediction[within(box, wide)]
         with clock("regions"):
-            found = device.run(job.device, lambda place: regions.region_overlap(*pair, of_block, place))
+            found = device.run(job.device, lambda place: regions.region_overlap(*pair, of_block, place, left_out))
             arrays |= found.arrays()
     return Outcome({}, arrays)
 
@@ -87,9 +88,9 @@ def label_components(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outc
 def _components(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
     box, shape = job.topology_grid.box(block), job.grid.shape
     found: dict[Side, objects.Objects] = {}
-    for side, volume in job.sides.items():
+    for side in job.sides:
         with clock("read"):
-            labels = read_labels(volume, box)
+            labels = read_side(job, side, box)
         with clock("components"):
             cavity = cavities.block_cavities(labels, box, shape)
         yield from named(f"{side}-6-", cavity)
@@ -171,12 +172,15 @@ def _surfaces(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
         tuple(min(box.start[a] for box in boxes) for a in range(3)),  # type: ignore[arg-type]
         tuple(max(box.stop[a] for box in boxes) for a in range(3)),  # type: ignore[arg-type]
     )
+    if job.ignore_label is not None:
+        wide = job.around(block, 1)  # beyond a label's box there may be what is no background
     with clock("read"):
-        reference, prediction = read_labels(job.reference, wide), read_labels(job.prediction, wide)
+        reference, prediction, ignored = read_pair(job, wide)
+    assert prediction is not None
     for label, box in zip(labels, boxes, strict=True):
-        part = within(box, wide)
-        masks = (volume[part] == int(label.name) for volume in (reference, prediction))
-        yield from _timed(clock, "surface", surface.find_elements(label, block, *masks))
+        part, number = within(box, wide), int(label.name)
+        found = partial(surface.find_elements, label, block, ignored=ignored)
+        yield from _timed(clock, "surface", found(reference[part] == number, prediction[part] == number))
 
 
 def surface_neighbours(job: ComparisonJob, block: Index, clock: Stopwatch, *, axes: int) -> Outcome:
@@ -192,12 +196,15 @@ def count_surface_distances(job: ComparisonJob, block: Index, clock: Stopwatch) 
 
 def _distances(job: ComparisonJob, block: Index, of_block: Array | None) -> Found:
     box = job.grid.box(block)
-    for label in _labels_of(job, block):
+    labels = list(_labels_of(job, block))
+    # Only boundary layers ask for it again: surface elements were found without what is ignored.
+    ignored = read_ignored(job, job.around(block, max(job.widths))) if labels and job.widths else None
+    for label in labels:
         split = None if of_block is None else of_block[within(label.blocks.part(block), box)]
-        yield from _counted(label, block, split).items()
+        yield from _counted(label, block, split, ignored).items()
 
 
-def _counted(label: LabelSurfaces, block: Index, split: Array | None) -> Arrays:
+def _counted(label: LabelSurfaces, block: Index, split: Array | None, ignored: surface.Ignored | None) -> Arrays:
     """The surface elements of a label in a block; split : the regions of the label's part of it."""
     by_region: Arrays = {}
 
@@ -206,7 +213,7 @@ def _counted(label: LabelSurfaces, block: Index, split: Array | None) -> Arrays:
         tally = regions.region_distances(distances, elements, split, place)
         by_region.update(named(label.array("region-", side), tally.arrays()))
 
-    return surface.count_distances(label, block, note if split is not None else None) | by_region
+    return surface.count_distances(label, block, note if split is not None else None, ignored) | by_region
 
 
 def _regions_of(job: ComparisonJob, block: Index, clock: Stopwatch) -> Array | None:
@@ -225,12 +232,12 @@ def read_masks(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
 def _masks(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
     structures = list(job.structures(block))
     box = job.grid.box(block)
-    for side, volume in job.sides.items():
+    for side in job.sides:
         mine = [structure for structure in structures if structure.side == side]
         if not mine:
             continue
         with clock("read"):
-            labels = read_labels(volume, box)
+            labels = read_side(job, side, box)
         for structure in mine:
             bits = np.packbits(labels[within(structure.part(block), box)] == structure.label, axis=2)
             yield structure.name("bits"), bits

@@ -51,6 +51,10 @@ PredictionArgument = Annotated[str, typer.Argument(help="The predicted labels, o
 LabelsOption = Annotated[
     str | None, typer.Option("--label", metavar="N[,N…]", help="Labels to compare; default: all but 0.")
 ]
+IgnoreOption = Annotated[
+    str | None,
+    typer.Option("--ignore-label", metavar="N", help="Leave out voxels where the reference holds this label."),
+]
 ToleranceOption = Annotated[
     str, typer.Option("--tolerance-um", metavar="UM[,UM…]", help="Tolerances of the normalised surface distance.")
 ]
@@ -62,6 +66,10 @@ MeasuresOption = Annotated[
     str, typer.Option(metavar="KIND[,KIND…]", help=f"Any of {', '.join(PARTS)}; overlap is always there.")
 ]
 ObjectsOption = Annotated[str, typer.Option(help="Match objects: none, components or labels.")]
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option("--classes", metavar="FILE", help="CSV (class, alias, label) or JSON (class: label or aliases)."),
+]
 MapsOption = Annotated[bool, typer.Option("--maps/--no-maps", help="Store maps of thickness and of its difference.")]
 
 
@@ -91,11 +99,36 @@ def objects_of(text: str) -> ObjectKind:
     raise InputError(f"--objects must be none, components or labels, but {text!r} was given.")
 
 
+def ignore_label_of(text: str | None) -> int | None:
+    """--ignore-label."""
+    if text is None:
+        return None
+    labels = whole_numbers(text, name="--ignore-label", least=1)
+    if len(labels) > 1:
+        raise InputError(f"--ignore-label takes one whole number, but {text!r} was given.")
+    return labels[0]
+
+
+def class_names_of(path: Path | None) -> dict[int, str]:
+    """--classes of a command that finds labels."""
+    from pipeline.measures.detection_classes import read_classes
+
+    if path is None:
+        return {}
+    labels = read_classes(path).labels
+    if not labels:
+        raise InputError(
+            f"{path} has the label of no class; give numbers beside the names, under the header class,label."
+        )
+    return labels
+
+
 def comparison_config(
     reference: str, prediction: str | None, level: int, labels: str | None, tolerances: str, widths: str,
     voxel_size_um: str | None, image: str | None, regions: str | None, measures: str, objects: str, border: str,
     maps: bool, block_shape: str | None, device: str, *, keep_scratch: bool, box: str | None = None,
-    ignore_place: bool = False, channel: str | None = None, time: int | None = None,
+    ignore_place: bool = False, ignore_label: str | None = None, classes: Path | None = None,
+    channel: str | None = None, time: int | None = None,
 ) -> ComparisonConfig:  # fmt: skip
     """The configuration out of the options."""
     from pipeline.volume.opening import absolute_location
@@ -122,6 +155,8 @@ def comparison_config(
         block_shape=block_shape_of(block_shape),
         device=device_of(device),
         keep_scratch=keep_scratch,
+        ignore_label=ignore_label_of(ignore_label),
+        class_names=class_names_of(classes),
     )
 
 
@@ -135,6 +170,7 @@ def compare(
     block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
     device: DeviceOption = "auto", keep_scratch: KeepOption = False, quiet: QuietOption = False,
+    ignore_label: IgnoreOption = None,
 ) -> None:  # fmt: skip
     """Compare a predicted segmentation with a reference.
 
@@ -143,7 +179,8 @@ def compare(
     config = comparison_config(
         reference, prediction, level, label, tolerance_um, boundary_width, voxel_size_um, image, regions, measures,
         objects, border, maps, block_shape, device,
-        keep_scratch=keep_scratch, box=box, ignore_place=ignore_place, channel=channel, time=time,
+        keep_scratch=keep_scratch, box=box, ignore_place=ignore_place, ignore_label=ignore_label,
+        channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_comparison(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -177,13 +214,16 @@ def detect(
     label: LabelsOption = None, voxel_size_um: VoxelSizeOption = None,
     block_shape: BlockOption = None, workers: WorkersOption = None, scheduler: SchedulerOption = None,
     profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
-    quiet: QuietOption = False,
+    quiet: QuietOption = False, classes: ClassesOption = None,
 ) -> None:  # fmt: skip
-    """Find the centre of every connected component (26 neighbours), with its class."""
+    """Find the centre of every connected component (26 neighbours), with its class.
+
+    A class is the name that --classes has for a label, or the label itself.
+    """
     config = comparison_config(
         labels, None, level, label, "0", "1", voxel_size_um, None, None, "overlap", "components", "unknown", False,
         block_shape, "cpu",
-        keep_scratch=False, channel=channel, time=time,
+        keep_scratch=False, classes=classes, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -192,11 +232,21 @@ def detect(
 def score_detections(
     reference: Annotated[Path, typer.Argument(help="CSV of true centres: volume, class, z, y, x.")],
     prediction: Annotated[Path, typer.Argument(help="CSV of predicted centres, likewise.")],
+    classes: ClassesOption = None,
+    any_class: Annotated[bool, typer.Option("--any-class", help="Take classes as they are; none is unknown.")] = False,
 ) -> None:
-    """Score detected points as the BugNIST challenge does, as JSON."""
+    """Score detected points as the BugNIST challenge does, as JSON.
+
+    Classes are the challenge's, those of --classes, or any; case does not matter.
+    """
+    from pipeline.measures.detection_classes import BUGNIST, read_classes
     from pipeline.measures.detections import bugnist_score, read_points
 
-    print(json.dumps(bugnist_score(read_points(reference), read_points(prediction)), indent=2))
+    if any_class and classes is not None:
+        raise InputError("--classes and --any-class exclude each other; give one of them.")
+    table = None if any_class else BUGNIST if classes is None else read_classes(classes)
+    score = bugnist_score(read_points(reference, table), read_points(prediction, table), table)
+    print(json.dumps(score, indent=2, allow_nan=False))
 
 
 def plan_comparison(
@@ -207,7 +257,7 @@ def plan_comparison(
     border: BorderOption = "unknown", maps: MapsOption = True, box: BoxOption = None,
     ignore_place: IgnorePlaceOption = False, block_shape: BlockOption = None,
     workers: WorkersOption = None, scheduler: SchedulerOption = None, profile: ProfileOption = None,
-    unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
+    unencrypted: UnencryptedOption = False, device: DeviceOption = "auto", ignore_label: IgnoreOption = None,
 ) -> None:  # fmt: skip
     """Blocks, stages, bytes and memory of a comparison; nothing is measured."""
     from workflows.plan_comparison import check_comparison_memory, describe_comparison, make_comparison_plan
@@ -216,7 +266,8 @@ def plan_comparison(
     config = comparison_config(
         reference, prediction, level, label, "0", boundary_width, voxel_size_um, image, regions, measures, objects,
         border, maps, block_shape, device,
-        keep_scratch=False, box=box, ignore_place=ignore_place, channel=channel, time=time,
+        keep_scratch=False, box=box, ignore_place=ignore_place, ignore_label=ignore_label,
+        channel=channel, time=time,
     )  # fmt: skip
     offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     job = plan_of(config, Path("run").absolute(), offer)
@@ -265,7 +316,8 @@ def print_structures(run: Path, results: Mapping[str, Any]) -> None:
     print(f"table       {run / 'statistics.csv'}")
     points = run / "detections.csv"
     if points.exists():
-        print(f"objects     {len(points.read_text(encoding='utf-8').splitlines()) - 1}")
+        with points.open(encoding="utf-8") as lines:
+            print(f"objects     {sum(1 for _ in lines) - 1}")
         print(f"points      {points}")
     print(f"report      {run / 'report.html'}")
 

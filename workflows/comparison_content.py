@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.comparison import ComparisonJob, read_labels
+from pipeline.comparison import IGNORED, ComparisonJob, read_labels, read_side
 from pipeline.geometry import Box
 from pipeline.objects import Described
 from pipeline.report import (
@@ -29,6 +29,7 @@ from pipeline.surface import SIDES, Side
 from pipeline.tally import Histogram
 from pipeline.volume.laying import LaidVolume
 from pipeline.volume.opening import Volume, at_level
+from pipeline.volume.whole_numbers import WholeNumbers
 from workflows.provenance import shown_circumstances, shown_place
 
 Array = npt.NDArray[Any]
@@ -64,6 +65,8 @@ def structures_content(
 def _labelled_planes(job: ComparisonJob) -> list[LabelledSlice] | None:
     """Planes of the labels, from the finest level that is not too large; None where there is no such level."""
     levels = range(job.reference.level, job.reference.level_count)
+    if isinstance(job.reference.array, WholeNumbers):  # coarser levels of floats may hold means
+        levels = levels[:1]
     opened = (_at_level(job.reference, level) for level in levels)
     labels = next((volume for volume in opened if volume and max(volume.shape) <= SLICE_PIXELS), None)
     if labels is None:
@@ -98,6 +101,7 @@ def _shown(job: ComparisonJob, provenance: Mapping[str, Any]) -> dict[str, str]:
     """What a report shows of the provenance."""
     return {
         "voxcaliper": provenance["versions"]["voxcaliper"],
+        **({} if job.ignore_label is None else {"Ignored label": f"{job.ignore_label}. {IGNORED}"}),
         **{
             what.capitalize(): f"{volume.name} ({volume.format}, {volume.dtype})"
             for what, volume in job.volumes.items()
@@ -119,7 +123,7 @@ def comparison_content(
         title=f"{Path(job.prediction.location).name} compared with {Path(job.reference.location).name}",
         comparison=results,
         voxel_size_um=job.voxel_size.um,
-        volume_voxels=math.prod(job.grid.shape),
+        volume_voxels=math.prod(job.grid.shape) - results.get("ignored", {}).get("voxels", 0),
         histograms=_histogram_pairs(job, histograms),
         slices=slices_of(job),
         slices_note=None,
@@ -156,17 +160,18 @@ def slices_of(job: ComparisonJob) -> list[ComparedSlice]:
 def _planes(
     reference: Volume, prediction: Volume, thickness: Volume | None, other_thickness: Volume | None, job: ComparisonJob
 ) -> list[ComparedSlice]:
-    def labels(volume: Volume) -> Callable[[Box], Array]:
+    def labels(volume: Volume, side: Side) -> Callable[[Box], Array]:
         if np.dtype(volume.dtype).kind == "f":
             return lambda box: volume.read(box) > 0
         wanted = None if job.labels is None else np.array(job.labels)
-        return lambda box: _selected(read_labels(volume, box), wanted)
+        return lambda box: _selected(read_side(job, side, box), wanted)
 
     def read(volume: Volume | None) -> Callable[[Box], npt.NDArray[np.float32]] | None:
         return (lambda box: np.asarray(volume.read(box), np.float32)) if volume is not None else None
 
     planes = compared_slices(
-        labels(reference), labels(prediction), reference.shape, reference.voxel_size or job.voxel_size,
+        labels(reference, "reference"), labels(prediction, "prediction"), reference.shape,
+        reference.voxel_size or job.voxel_size,
         reference_thickness=read(thickness), prediction_thickness=read(other_thickness),
     )  # fmt: skip
     return in_frame(planes, reference.placement, reference.voxel_size or job.voxel_size)

@@ -13,12 +13,12 @@ import numpy as np
 
 from cluster.local import Workers
 from pipeline import regions
-from pipeline.comparison import ComparisonJob, FoundLabel
+from pipeline.comparison import IGNORED, ComparisonJob, FoundLabel
 from pipeline.components import CONNECTIVITIES
 from pipeline.errors import StorageError
 from pipeline.files import write_json, write_whole
 from pipeline.measures import corners
-from pipeline.measures.detections import points_of, write_points
+from pipeline.measures.detections import base_name, points_of, write_points
 from pipeline.measures.distributions import EMPTY, distribution_distances
 from pipeline.measures.objects import object_measures
 from pipeline.measures.overlap import (
@@ -32,6 +32,7 @@ from pipeline.measures.overlap import (
 from pipeline.measures.structures import structure_statistics, totalsegmentator_statistics
 from pipeline.measures.surface import region_surface_measures, surface_measures
 from pipeline.measures.topology import Topology, topology_measures
+from pipeline.placement import AT_ORIGIN
 from pipeline.report import (
     write_comparison,
     write_structures,
@@ -80,7 +81,10 @@ def write_comparison_results(
             write_table(run.path / "statistics.csv", labelled(results))
             found = detected(job) if job.objects == "components" else None
             if found is not None:
-                write_points(run.path / "detections.csv", points_of(found, job.reference.name))
+                volume = base_name(job.reference.location)
+                points = points_of(found, volume, config.class_names)
+                placement = job.reference.placement or AT_ORIGIN
+                write_points(run.path / "detections.csv", points, lambda p: placement.position_um(p, job.voxel_size))
             write_structures(run.report, structures_content(job, results, found, totals, provenance))
         else:
             tallies = thickness_tallies(job)
@@ -149,7 +153,7 @@ def comparison(
             parts.append(
                 surface_measures(
                     merged, job.voxel_size, tolerances_um=tolerances_um, widths=job.widths, areas=areas,
-                    unit_areas=unit_areas,
+                    unit_areas=unit_areas, ignoring=job.ignore_label is not None,
                 )
             )  # fmt: skip
         if topology:
@@ -194,9 +198,15 @@ def comparison(
         "voxel_size_um": list(job.voxel_size.um),
         "shape": list(job.grid.shape),
         "border": job.border,
+        **({} if job.ignore_label is None else {"ignored": _ignored(job, int(tally["volume-voxels"][0]))}),
         "labels": {name: _plain(label) for name, label in labels.items()},
         "overall": _plain(overall),
     }
+
+
+def _ignored(job: ComparisonJob, compared: int) -> Measures:
+    """What was left out of a comparison. compared : voxels that were not."""
+    return {"label": job.ignore_label, "voxels": math.prod(job.grid.shape) - compared, "definition": IGNORED}
 
 
 def _thickness(job: ComparisonJob, one: FoundLabel, histograms: Mapping[tuple[int, Side], Histogram]) -> Measures:
@@ -241,7 +251,10 @@ def of_regions(
             parts = [overlap_measures(confusion, job.voxel_size)]
             if label in surfaces:
                 here = regions.surface_of_region(surfaces[label], region)
-                parts.append(region_surface_measures(here, job.voxel_size, tolerances_um=tolerances_um))
+                ignoring = job.ignore_label is not None
+                parts.append(
+                    region_surface_measures(here, job.voxel_size, tolerances_um=tolerances_um, ignoring=ignoring)
+                )
             if "thickness" in job.parts:
                 of_sides = {side: tallies.get((label, side), Tally.empty()).of_label(region) for side in SIDES}
                 parts.append(_thickness_of_both(of_sides, job, dict.fromkeys(SIDES, NOT_HERE)))

@@ -39,13 +39,14 @@ def _text(channel: object) -> object:
 class RunConfig(_Frozen):
     """What every kind of run has.
 
-    level : of the pyramids. voxel_size_um : (z, y, x), None: from the metadata. box, ignore_place : how volumes are
-    laid on each other (workflows.lay_volumes). regions : the location of labels by which measures are split too.
-    channel : number from 0, or name; time : number of the time point. They count where a volume has several.
+    level : of the pyramids. voxel_size_um : (z, y, x), of one plane also (y, x); None: from the metadata. box,
+    ignore_place : how volumes are laid on each other (workflows.lay_volumes). regions : the location of labels by which
+    measures are split too. channel : number from 0, or name; time : number of the time point. They count where a volume
+    has several.
     """
 
     level: int = 0
-    voxel_size_um: tuple[float, float, float] | None = None
+    voxel_size_um: tuple[float, float, float] | tuple[float, float] | None = None
     block_shape: Index | None = None
     regions: str | None = None
     box: BoxChoice | None = None
@@ -86,6 +87,8 @@ class ComparisonConfig(RunConfig):
 
     labels : those that are compared, None for all. tolerances_um : of the normalised surface distance.
     boundary_widths : of the boundary IoU, in voxels. maps : whether maps of thickness are stored.
+    class_names : label -> class of the detections of `voxcaliper detect`; a label without one is its own class.
+    ignore_label : voxels where the reference holds it are left out (pipeline/comparison.py); None for none.
     """
 
     workflow: Literal["compare", "statistics"] = "compare"
@@ -99,6 +102,8 @@ class ComparisonConfig(RunConfig):
     objects: ObjectKind = "none"
     border: Border = "unknown"
     maps: bool = True
+    ignore_label: int | None = None
+    class_names: dict[int, str] = {}
 
     @property
     def stores_maps(self) -> bool:

@@ -22,6 +22,7 @@ from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.placement import AT_ORIGIN
 from pipeline.volume.choice import NOTHING_CHOSEN
 from pipeline.volume.opening import Choice, Volume, at_level, check_chosen, open_volume
+from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import (
     Multiscale,
     Reducer,
@@ -59,7 +60,8 @@ def convert(
     voxel_size : goes before the one the source states; one of them is needed.
     block_shape : shape of the shards (z, y, x); by default of `default_block_shape`.
     kind : the pyramid holds means (grey) or the most frequent values (labels); bool volumes always hold any.
-        auto is grey for integers and floats.
+        auto is grey for integers and floats. Labels that are stored as floats are written as int64: which of them
+        occur is not known before all are read, it holds them all, and compresses as well as a narrower type.
     choice : channel and time point, where the source has several.
     report_progress : called with the stage ("volume", "pyramid") and with voxels done and in all.
     warn : called with what was opened, which may have been read although its metadata are wrong.
@@ -75,6 +77,8 @@ def convert(
     given = voxel_size.um if voxel_size else None
     opened = with_rotation_said(open_volume(source, voxel_size_um=given, **choice))
     check_chosen([opened], choice)
+    if kind == "labels":
+        opened = as_labels(opened)
     warn([opened])
     spacing = opened.voxel_size
     if spacing is None:
@@ -153,8 +157,6 @@ def choose_reducer(source: Volume, kind: Kind) -> Reducer:
         return "any"
     if kind != "labels":
         return "mean"
-    if dtype.kind == "f":
-        raise InputError(f"{source.name} holds {source.dtype} values, which are no labels; convert it as grey.")
     return "mode"
 
 

@@ -30,11 +30,13 @@ def numbers(text: str, *, name: str, counts: tuple[int, ...]) -> tuple[float, ..
     return values
 
 
-def voxel_size_of(text: str | None) -> tuple[float, float, float] | None:
-    """--voxel-size-um: one length or three (z, y, x), in µm."""
+def voxel_size_of(text: str | None) -> tuple[float, float, float] | tuple[float, float] | None:
+    """--voxel-size-um: one length, three (z, y, x), or two of one plane (y, x), in µm."""
     if text is None:
         return None
-    values = numbers(text, name="--voxel-size-um", counts=(1, 3))
+    values = numbers(text, name="--voxel-size-um", counts=(1, 2, 3))
+    if len(values) == 2:
+        return VoxelSize((values[0], *values)).um[1:]
     z, y, x = values * (3 // len(values))
     return VoxelSize((z, y, x)).um
 
@@ -68,7 +70,10 @@ ThresholdOption = Annotated[
     str | None, typer.Option(metavar="LOW[,HIGH]", help="Foreground is LOW < value (≤ HIGH), for grey volumes.")
 ]
 VoxelSizeOption = Annotated[
-    str | None, typer.Option("--voxel-size-um", metavar="UM|Z,Y,X", help="Voxel size; default: from the metadata.")
+    str | None,
+    typer.Option(
+        "--voxel-size-um", metavar="UM|Z,Y,X", help="Voxel size (of one plane also Y,X); default: from the metadata."
+    ),
 ]
 ChannelOption = Annotated[
     str | None, typer.Option(metavar="N|NAME", help="Channel of an image with several, from 0, or its name.")

@@ -22,6 +22,7 @@ from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, gathered_card_bytes,
 from pipeline.placement import AT_ORIGIN
 from pipeline.surface import WIDEST_BOUNDARY
 from pipeline.volume.opening import Volume, check_chosen, open_volume
+from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import Multiscale, with_rotation_said
 from workflows.config import COMPARISON_MAPS, ComparisonConfig, ComparisonPlan, StagePlan
 from workflows.lay_volumes import lay_volumes
@@ -45,6 +46,8 @@ LABELS = 2**64
 """How many different labels there can be, with the background."""
 READS = {"overlap": 1, "components": 1, "surface": 1, "mask": 1}
 """Stages that read the label volumes, each once."""
+READS_OF_IGNORED = ("components", "mask", surface.COUNT_STAGE)
+"""Stages that read the reference once more to know what is ignored."""
 
 
 def open_comparison(
@@ -54,16 +57,14 @@ def open_comparison(
 
     Raises InputError for what cannot be compared as asked.
     """
-    reference = open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
-    check_labels("reference", reference)
+    reference = as_labels(
+        open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
+    )
     others: dict[str, Volume] = {}
     for what, location in (("prediction", config.prediction), ("image", config.image)):
         if location is not None:
-            others[what] = open_volume(
-                location, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice
-            )
-    if "prediction" in others:
-        check_labels("prediction", others["prediction"])
+            opened = open_volume(location, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
+            others[what] = as_labels(opened) if what == "prediction" else opened
     if config.regions is not None:
         others["regions"] = open_regions(config, reference)
     check_chosen([reference, *others.values()], config.choice)
@@ -79,10 +80,19 @@ def open_comparison(
             f"{reference.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7"
             " (z,y,x)."
         )
+    if reference.shape[0] == 1 and prediction is not None and "surface" in config.parts:
+        said = f"{reference.name} is one plane; beyond a volume lies background, so all of a label is surface there."
+        reference = replace(reference, warnings=(*reference.warnings, said))
     if any(not 1 <= width <= WIDEST_BOUNDARY for width in config.boundary_widths):
         raise InputError(f"--boundary-width takes 1 to {WIDEST_BOUNDARY} voxels, not {config.boundary_widths}.")
     if config.labels is not None and any(not 0 < label < LABELS for label in config.labels):
         raise InputError(f"--label takes whole numbers from 1 to 2^64 − 1, not {', '.join(map(str, config.labels))}.")
+    check_ignore_label(config)
+    if config.class_names and (config.prediction is not None or config.objects != "components"):
+        raise InputError(
+            "class_names are the classes of detections, and none are looked for; leave the key out, or give workflow ="
+            ' "statistics" and objects = "components".'
+        )
     if any(not (math.isfinite(t) and t >= 0) for t in config.tolerances_um):
         raise InputError(f"--tolerance-um takes lengths of 0 µm or more, not {config.tolerances_um}.")
     distance_dtype(reference.shape, voxel_size)
@@ -103,17 +113,25 @@ def open_comparison(
         widths=config.boundary_widths if prediction is not None else (),
         objects=config.objects,
         device=device,
+        ignore_label=config.ignore_label,
     )
     return with_blocks(job, blocks, run, maps=config.stores_maps)
 
 
-def check_labels(what: str, volume: Volume) -> None:
-    """Raise InputError where a volume cannot hold labels."""
-    if np.dtype(volume.dtype).kind not in "bui":
+def check_ignore_label(config: ComparisonConfig) -> None:
+    """Raise InputError where the ignored label is none, or is asked for."""
+    ignored = config.ignore_label
+    if ignored is None:
+        return
+    if not 0 < ignored < LABELS:
+        raise InputError(f"--ignore-label takes a whole number from 1 to 2^64 − 1, not {ignored}.")
+    if config.prediction is None:
         raise InputError(
-            f"The {what} {volume.name} holds {volume.dtype} values; labels must be integers or bool: convert it, or"
-            " threshold it first."
+            f"ignore_label = {ignored} leaves voxels out of a comparison, and the workflow statistics compares nothing;"
+            " leave the key out."
         )
+    if ignored in (config.labels or ()):
+        raise InputError(f"--label and --ignore-label both name {ignored}; a label is compared or ignored.")
 
 
 def with_blocks(job: ComparisonJob, block_shape: Index, run: Path, *, maps: bool) -> ComparisonJob:
@@ -207,6 +225,8 @@ def make_comparison_plan(job: ComparisonJob, stage_names: list[tuple[str, int]])
     reads = sum(READS.get(name, 0) for name, _ in stage_names)
     source = reads * sum(decoded_bytes(volume, job.grid) for volume in job.sides.values())
     source += decoded_bytes(job.image, job.grid) if job.image else 0
+    if job.ignore_label is not None:
+        source += sum(name in READS_OF_IGNORED for name, _ in stage_names) * decoded_bytes(job.reference, job.grid)
     counted = 1 + ("surface" in job.parts) + ("thickness" in job.parts)
     source += counted * decoded_bytes(job.regions, job.grid) if job.regions else 0
     levels = [(math.prod(shape), image) for image in job.maps.values() for shape in image.level_shapes]
@@ -229,6 +249,8 @@ def describe_comparison(job: ComparisonJob, plan: ComparisonPlan, workers: Worke
     rows = {
         name: f"{volume.name}: {times(volume.shape)} voxels, {volume.dtype}" for name, volume in job.volumes.items()
     }
+    if job.ignore_label is not None:
+        rows["ignored"] = f"voxels where the reference holds {job.ignore_label}"
     rows |= {
         "voxel size": f"{', '.join(f'{v:g}' for v in plan.voxel_size_um)} µm (z, y, x)",
         "labels": "all" if job.labels is None else ", ".join(map(str, job.labels)),

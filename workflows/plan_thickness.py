@@ -17,6 +17,7 @@ from pipeline.job import ThicknessJob, distance_dtype, ledger_of
 from pipeline.memory import POOL_SHARE, WORKER_BYTES, card_bytes, task_bytes
 from pipeline.placement import AT_ORIGIN
 from pipeline.volume.opening import Volume, check_chosen, open_volume
+from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import Multiscale, with_rotation_said
 from workflows.config import RunConfig, StagePlan, ThicknessConfig, ThicknessPlan
 from workflows.lay_volumes import lay_volumes
@@ -39,6 +40,8 @@ def open_job(
     Raises InputError for what cannot be measured as asked.
     """
     mask = open_volume(config.mask, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
+    if config.label is not None:
+        mask = as_labels(mask)
     foreground = config.foreground
     foreground.check(mask)
     voxel_size = mask.voxel_size
@@ -80,9 +83,7 @@ def open_regions(config: RunConfig, whole: Volume) -> Volume:
     if regions.level_count > 1 and regions.level != whole.level < regions.level_count:
         level = whole.level
         regions = open_volume(config.regions, level=level, voxel_size_um=config.voxel_size_um, **config.choice)
-    if np.dtype(regions.dtype).kind not in "bui":
-        raise InputError(f"The regions {regions.name} hold {regions.dtype} values; labels must be integers.")
-    return regions
+    return as_labels(regions)
 
 
 def with_blocks(job: ThicknessJob, block_shape: Index, run: Path) -> ThicknessJob:

@@ -116,6 +116,7 @@ def _tiny_comparisons(job: ComparisonJob, folder: Path) -> Iterator[ComparisonJo
             image=_ball(here / "image", job.image.dtype, voxel_size) if job.image else None,
             regions=_ball(here / "regions", job.regions.dtype, voxel_size) if job.regions else None,
             labels=None,
+            ignore_label=None,
             voxel_size=voxel_size,
             grid=BlockGrid(SHAPE, BLOCK_SHAPE),
             ledger=ledger_of(here),

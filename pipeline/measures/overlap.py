@@ -1,7 +1,7 @@
 """Overlap measures out of the merged table of label pairs: exact integers in, every float formed once.
 
 Per label, with true positives TP (voxels of the label in both), FP (in the prediction alone), FN (in the reference
-alone) and TN (the rest of the volume):
+alone) and TN (the rest of the volume, without ignored voxels):
 
     accuracy (TP + TN) / N        IoU TP / (TP + FP + FN)       Dice 2TP / (2TP + FP + FN)
     precision TP / (TP + FP)      recall TP / (TP + FN)         specificity TN / (TN + FP)
@@ -37,6 +37,7 @@ EVERYWHERE = "the label fills the whole reference, so there is no voxel to be le
 CONSTANT = "one of the volumes is all of the label or nothing of it, so there is nothing to correlate"
 SAME_CONSTANT = "both volumes are the same constant, so all agreement is by chance"
 NO_LABELS = "there is no label in either volume for which it is defined"
+NO_VOXELS = "every voxel is left out"
 ONE_CLASS = "one of the volumes has a single class, so there is nothing to correlate"
 
 AVERAGED = (
@@ -177,7 +178,9 @@ def multiclass_measures(tally: Mapping[str, Array]) -> Measures:
         "multiclass_mcc": _correlation(agreement * whole - chance, math.prod(spread)),
         "multiclass_kappa": _kappa(whole, agreement, chance),
     }
-    why = {"multiclass_mcc": ONE_CLASS, "multiclass_kappa": SAME_CONSTANT}
+    why = {"multiclass_accuracy": NO_VOXELS, "multiclass_mcc": ONE_CLASS, "multiclass_kappa": SAME_CONSTANT}
+    if not whole:
+        why = dict.fromkeys(why, NO_VOXELS)
     measures["reasons"] = {name: why[name] for name in why if math.isnan(measures[name])}
     return measures
 

@@ -6,6 +6,7 @@ weighted by area as google-deepmind/surface-distance has it (Nikolov et al. 2021
 by name, as Cheng et al. (2021) have it. A distance is √D·unit_um in µm with D the integer of the tally, so a tolerance
 t includes exactly the distances D ≤ t²/unit²: both are fractions, and no √3 meets a rounded 1.7320508.
 
+Ignored voxels (pipeline/surface.py) bear no elements: a mask all of whose elements they take counts as an empty one.
 Empty masks: where one is empty distances are infinite, NSD and boundary IoU are 0; where both are empty all are NaN.
 """
 
@@ -34,6 +35,11 @@ BoundaryKind = Literal["euclidean", "chebyshev"]
 
 NO_SURFACES = "the label is in neither volume, so there are no surfaces to compare"
 NO_SURFACE_HERE = "no surface voxel of the label lies in this region"
+NONE_CLEAR = "the label has no surface in either volume that is clear of ignored voxels, so there is none to compare"
+ONE_CLEAR = (
+    "the label has a surface that is clear of ignored voxels in only one of the two volumes, so the distance to the"
+    " other one is infinite"
+)
 ONE_SURFACE = "the label is in only one of the two volumes, so the distance to the other surface is infinite"
 
 
@@ -135,11 +141,12 @@ def boundary_iou(tally: SurfaceTally, width: int, *, kind: BoundaryKind = "eucli
 
 def surface_measures(
     tally: SurfaceTally, voxel_size: VoxelSize, *, tolerances_um: Sequence[float], widths: Sequence[int], areas: Areas,
-    unit_areas: Areas,
+    unit_areas: Areas, ignoring: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """All surface measures of a label by their names in comparison.json; "reasons" says why one is NaN or infinite.
 
-    areas : of the 256 codes at this voxel size; unit_areas : the same for voxels of side 1.
+    areas : of the 256 codes at this voxel size; unit_areas : the same for voxels of side 1. ignoring : whether voxels
+    are ignored, for reasons.
     """
     weighted = hausdorff_percentile_um(tally, voxel_size, kind="area-weighted", areas=areas)
     measures = _of_voxels(tally, voxel_size, tolerances_um) | {
@@ -149,15 +156,16 @@ def surface_measures(
         "boundary_iou": {str(w): boundary_iou(tally, n) for n, w in enumerate(widths)},
         "boundary_iou_erosion": {str(w): boundary_iou(tally, n, kind="chebyshev") for n, w in enumerate(widths)},
     }
-    return measures | {"reasons": _reasons(measures, NO_SURFACES)}
+    why = (NONE_CLEAR, ONE_CLEAR) if ignoring else (NO_SURFACES, ONE_SURFACE)
+    return measures | {"reasons": _reasons(measures, *why)}
 
 
 def region_surface_measures(
-    tally: SurfaceTally, voxel_size: VoxelSize, *, tolerances_um: Sequence[float]
+    tally: SurfaceTally, voxel_size: VoxelSize, *, tolerances_um: Sequence[float], ignoring: bool = False
 ) -> dict[str, Any]:
     """The measures of the surface voxels that lie in one region, by their distances to the whole other surface."""
     measures = _of_voxels(tally, voxel_size, tolerances_um)
-    return measures | {"reasons": _reasons(measures, NO_SURFACE_HERE)}
+    return measures | {"reasons": _reasons(measures, NO_SURFACE_HERE, ONE_CLEAR if ignoring else ONE_SURFACE)}
 
 
 def _of_voxels(tally: SurfaceTally, voxel_size: VoxelSize, tolerances_um: Sequence[float]) -> dict[str, Any]:
@@ -172,7 +180,7 @@ def _of_voxels(tally: SurfaceTally, voxel_size: VoxelSize, tolerances_um: Sequen
     }
 
 
-def _reasons(measures: Mapping[str, Any], undefined: str) -> dict[str, str]:
+def _reasons(measures: Mapping[str, Any], undefined: str, infinite: str) -> dict[str, str]:
     """Name of a value -> why it is NaN (undefined) or infinite; values of a mapping by name.key."""
     flat = {
         name if key is None else f"{name}.{key}": value
@@ -180,9 +188,7 @@ def _reasons(measures: Mapping[str, Any], undefined: str) -> dict[str, str]:
         for key, value in (entry.items() if isinstance(entry, Mapping) else [(None, entry)])
     }
     return {
-        name: undefined if math.isnan(value) else ONE_SURFACE
-        for name, value in flat.items()
-        if not math.isfinite(value)
+        name: undefined if math.isnan(value) else infinite for name, value in flat.items() if not math.isfinite(value)
     }
 
 

@@ -149,6 +149,8 @@ def _surface(label: Label, voxel_um: float) -> _Found | None:
         text = f"only {100 * nsd:.1f} % of the surfaces lie within {significant(float(key), 3)} µm of each other"
         return "surface", "NSD", text
     far = number(label.get("hausdorff95_um"))
+    if math.isinf(far):  # a label of both volumes: ignored voxels took the surface of one
+        return "surface", "HD95", "its surface is clear of ignored voxels in only one of the two volumes"
     if far > FAR_VOXELS * voxel_um:
         return "surface", "HD95", f"5 % of a surface is {significant(far, 3)} µm or more away from the other"
     return None

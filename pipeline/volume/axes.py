@@ -18,17 +18,19 @@ def stored_axes(where: str, shape: Sequence[int], names: Sequence[str]) -> str:
     """The stored axes, one letter each: z, y, x, or "." for an axis of length 1 that is left out.
 
     shape : with 1 where a position was chosen (`pipeline.volume.choice`). names : one for each axis, lower case.
-    Raises InputError for what is not one volume.
+    Without z it is one plane. Raises InputError for what is not one volume.
     """
-    if len(shape) < 3:
-        raise InputError(f"{where} has {len(shape)} axes, shape {tuple(shape)}; a volume has three: z, y, x.")
+    if len(shape) < 2:
+        raise InputError(
+            f"{where} has {len(shape)} axes, shape {tuple(shape)}; a volume has three, z, y, x, and a plane y, x."
+        )
     if 0 in shape:
         raise InputError(f"{where} is empty, shape {tuple(shape)}; a volume has at least one voxel.")
     if len(names) != len(shape):
         raise InputError(f"{where} has {len(shape)} axes, but its metadata name {len(names)}: {', '.join(names)}.")
     axes = "".join(name if name in ("z", "y", "x") else "." for name in names)
-    if sorted(axes.replace(".", "")) != ["x", "y", "z"]:
-        raise InputError(f"{where} has the axes {', '.join(names)}; three spatial axes z, y, x are needed.")
+    if sorted(axes.replace(".", "")) not in (["x", "y"], ["x", "y", "z"]):
+        raise InputError(f"{where} has the axes {', '.join(names)}; three spatial axes z, y, x are needed, or y, x.")
     for axis, name, length in zip(axes, names, shape, strict=True):
         if axis == "." and length != 1:
             raise InputError(
@@ -38,9 +40,9 @@ def stored_axes(where: str, shape: Sequence[int], names: Sequence[str]) -> str:
     return axes
 
 
-def in_order(axes: str, values: Sequence[T]) -> tuple[T, T, T]:
-    """Values of the stored axes as (z, y, x)."""
-    z, y, x = (values[axes.index(axis)] for axis in "zyx")
+def in_order(axes: str, values: Sequence[T], lacking: Any = 1) -> tuple[T, T, T]:
+    """Values of the stored axes as (z, y, x). lacking : along z of what has no such axis."""
+    z, y, x = (values[axes.index(axis)] if axis in axes else lacking for axis in "zyx")
     return z, y, x
 
 
@@ -62,7 +64,8 @@ def stored_selection(axes: str, box: Box, at: Sequence[int] = ()) -> tuple[slice
 def as_zyx(axes: str, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """What `stored_selection` selected as (z, y, x), a view."""
     spatial = axes.replace(".", "")
-    return np.transpose(voxels, [spatial.index(axis) for axis in "zyx"])
+    ordered = np.transpose(voxels, [spatial.index(axis) for axis in "zyx" if axis in spatial])
+    return ordered if "z" in spatial else ordered[None]
 
 
 def object_index(key: str, counts: Sequence[int]) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""Volumes in one file: NIfTI (.nii, .nii.gz), .npy and multi-page TIFF, from a folder or from behind a URL.
+"""Volumes in one file: NIfTI (.nii, .nii.gz), .npy, TIFF, PNG and BMP, from a folder or from behind a URL.
 
 The file is the only stored object, and only what a box needs is read of it.
 """
@@ -27,6 +27,7 @@ from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
 from pipeline.volume.nifti import NIFTI_BYTES, NiftiHeader, read_nifti_header
 from pipeline.volume.patience import patiently, reason
+from pipeline.volume.pictures import Picture
 from pipeline.volume.ranged import HEADER_BYTES, RangedFile
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice, TiffVolume
@@ -210,8 +211,9 @@ def _tiff(file: RangedFile, choice: Choice = NOTHING_CHOSEN) -> Contents:
     tiff = TiffVolume(file.buffered(), file.store.location, choice)
     if tiff.flat is not None:
         # Opened anew: the library's file closes what it reads from when it is forgotten.
-        contents = _flat_contents(RangedFile(file.store), "TIFF", tiff.flat, tiff.voxel_size)
-        return replace(contents, selection=tiff.selection)
+        flat = _flat_contents(RangedFile(file.store), "TIFF", tiff.flat, tiff.voxel_size)
+        said = tuple(tiff.warnings)
+        return replace(flat, placement=tiff.placement, warnings=said, selection=tiff.selection)
     one_at_a_time = Lock()  # tifffile and the file have one position
 
     def read(box: Box) -> npt.NDArray[Any]:
@@ -226,9 +228,32 @@ def _tiff(file: RangedFile, choice: Choice = NOTHING_CHOSEN) -> Contents:
         chunk_shape=tiff.chunk_shape,
         decode_bytes=tiff.chunk_shape[0] * TiffSlice.decode_bytes(math.prod(tiff.shape[1:]), tiff.dtype.itemsize),
         kept_bytes=0,
-        layout=f"chunks {tiff.chunk_shape}",
+        layout=f"chunks {tiff.chunk_shape}" + (", white is 0" if tiff.white_bits else ""),
         read=read,
+        placement=tiff.placement,
+        warnings=tuple(tiff.warnings),
         selection=tiff.selection,
+    )
+
+
+def _picture(file: RangedFile) -> Contents:
+    picture = Picture(file.buffered())
+    one_at_a_time = Lock()
+
+    def read(box: Box) -> npt.NDArray[Any]:
+        with one_at_a_time:
+            return picture.read()[box.slices]
+
+    return Contents(
+        format="picture",
+        shape=picture.shape,
+        dtype=picture.dtype,
+        voxel_size=None,
+        chunk_shape=picture.shape,
+        decode_bytes=picture.decode_bytes,
+        kept_bytes=0,
+        layout="picture",
+        read=read,
     )
 
 
@@ -269,5 +294,7 @@ READERS: dict[str, tuple[str, Callable[[RangedFile], Contents]]] = {
     ".nii": ("NIfTI file", _nifti),
     ".nii.gz": ("NIfTI file", _compressed_nifti),
     ".npy": (".npy file", _npy),
+    ".png": ("PNG picture", _picture),
+    ".bmp": ("BMP picture", _picture),
 }
 """By the end of a file's name."""

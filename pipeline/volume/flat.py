@@ -21,10 +21,13 @@ class NotAVolumeError(ValueError):
 
 
 def volume_shape(shape: Sequence[int]) -> Index:
-    """A shape with three axes. Raises NotAVolumeError for any other."""
-    if len(shape) != 3 or 0 in shape:
-        raise NotAVolumeError(f"has the shape {tuple(shape)}; a volume has three axes, each with at least one voxel")
-    return int(shape[0]), int(shape[1]), int(shape[2])
+    """A shape with three axes; an image with two is one plane. Raises NotAVolumeError for any other."""
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise NotAVolumeError(
+            f"has the shape {tuple(shape)}; a volume has three axes, an image two, each with at least one voxel"
+        )
+    z, y, x = map(int, (1, *shape)[-3:])
+    return z, y, x
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,31 @@ class Flat:
 
     @property
     def result_dtype(self) -> np.dtype[Any]:
-        """Of the voxels as they are read: stored in this machine's byte order, or float32 where they are scaled."""
-        return np.dtype(np.float32) if self.slope is not None else self.dtype.newbyteorder("=")
+        """Of the voxels as they are read: stored in this machine's byte order, or what scaling makes of them.
+
+        Whole slopes and intercepts make integers of integers, of the smallest type that holds all there can be, where
+        one does; all else is float32.
+        """
+        if self.slope is None:
+            return self.dtype.newbyteorder("=")
+        return self._scaled_integers or np.dtype(np.float32)
+
+    @property
+    def _scaled_integers(self) -> np.dtype[Any] | None:
+        if (
+            self.slope is None
+            or self.dtype.kind not in "iu"
+            or not (self.slope.is_integer() and self.intercept.is_integer())
+        ):
+            return None
+        limits = np.iinfo(self.dtype)
+        ends = [int(end) * int(self.slope) + int(self.intercept) for end in (limits.min, limits.max)]
+        for kind in "ui":
+            for size in (1, 2, 4, 8):
+                held = np.iinfo(f"{kind}{size}")
+                if held.min <= min(ends) and max(ends) <= held.max:
+                    return held.dtype
+        return None
 
     def read(self, read: Read, box: Box) -> npt.NDArray[Any]:
         """The voxels of a box (z, y, x): of each layer along the slowest axis one stretch of whole lines.
@@ -72,8 +98,18 @@ class Flat:
                 whole = self.offset + (self.shape[order[0]] - 1) * step + lines * length * size
                 raise ValueError(f"it ends after {position + len(content):,} of {whole:,} bytes")
             part = np.frombuffer(content, self.dtype).reshape(-1, length)[:, fast]
-            voxels[layer - slow.start] = part if self.slope is None else self.slope * part.astype("f8") + self.intercept
+            voxels[layer - slow.start] = part if self.slope is None else self._scaled(part)
         return np.ascontiguousarray(voxels.transpose([self.axes.index(axis) for axis in "zyx"]))
+
+    def _scaled(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        slope, intercept = self.slope or 0.0, self.intercept
+        if (whole := self._scaled_integers) is None:
+            return slope * stored.astype("f8") + intercept
+        # Modulo 2⁶⁴, and the results fit.
+        wide = stored.astype("u8")
+        wide *= np.uint64(int(slope) % 2**64)
+        wide += np.uint64(int(intercept) % 2**64)
+        return wide.astype(whole)
 
     @property
     def layer_bytes(self) -> int:

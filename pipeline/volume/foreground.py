@@ -19,7 +19,8 @@ class Foreground:
     """The rule that makes a mask of a volume. Made by `nonzero()`, `label(n)` or `threshold(low, high)`.
 
     rule : nonzero (value ≠ 0), label (value = number) or threshold (low < value, and value ≤ high where given).
-    A float volume needs a threshold: there, zero is a grey value like any other. An integer volume may be a mask, a
+    A float volume needs a threshold: there, zero is a grey value like any other; for a label it is opened as labels
+    (pipeline/volume/whole_numbers.py). An integer volume may be a mask, a
     set of labels or grey; all three can be measured as non-zero, so that is allowed and the report names the rule.
     """
 
@@ -64,10 +65,12 @@ class Foreground:
         """The mask of a box (z, y, x), read piece by piece so that grey values never lie in memory as a whole."""
         mask = np.empty(box.shape, np.bool_)
         for piece in volume.pieces(box):
+            values = volume.read_piece(piece)
             try:
-                mask[piece.start[0] - box.start[0] : piece.stop[0] - box.start[0]] = self(volume.read_piece(piece))
+                mask[piece.start[0] - box.start[0] : piece.stop[0] - box.start[0]] = self(values)
             except InputError as error:
                 raise InputError(f"{volume.name}, voxels {piece.start} to {piece.stop} (z, y, x): {error}") from error
+            del values  # before the next piece is read
         return mask
 
     @staticmethod
@@ -103,7 +106,8 @@ class Foreground:
     def _check_dtype(self, dtype: np.dtype[Any], name: str) -> None:
         if dtype.kind == "f" and self.rule != "threshold":
             raise InputError(
-                f"{name} holds {dtype.name} values, which are not a mask; say what is foreground with --threshold LOW."
+                f"{name} holds {dtype.name} values, which are not a mask; say what is foreground with --threshold LOW,"
+                " or with --label N where they are labels (whole numbers)."
             )
         if self.rule == "label" and dtype.kind in "iu" and self.number is not None:
             limits = np.iinfo(dtype)

@@ -10,7 +10,7 @@ decode give other voxels without a word.
 from __future__ import annotations
 
 import struct
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import imagecodecs
 import numpy as np
@@ -29,6 +29,7 @@ class Jpeg2000Slice:
     """
 
     decodes_parts = False
+    warnings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

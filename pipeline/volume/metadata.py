@@ -66,13 +66,15 @@ class ImageMetadata:
         return self.multiscale.datasets
 
     def axis_names(self, location: str, ndim: int) -> list[str]:
-        """Names in stored order, lower case; InputError unless three of them are the spatial axes z, y, x."""
+        """Names in stored order, lower case; InputError unless the spatial axes are z, y, x, or y, x."""
         if not self.has_axes:
             return list(OLD_AXES[-ndim:])
         names = [str(axis.name).lower() for axis in self.multiscale.axes]
         spatial = [n for n, axis in zip(names, self.multiscale.axes, strict=True) if axis.type in ("space", None)]
-        if sorted(n for n in spatial if n in ("z", "y", "x")) != ["x", "y", "z"]:
-            raise InputError(f"{location} has the axes {', '.join(names)}; three spatial axes z, y, x are needed.")
+        if sorted(n for n in spatial if n in ("z", "y", "x")) not in (["x", "y"], ["x", "y", "z"]):
+            raise InputError(
+                f"{location} has the axes {', '.join(names)}; three spatial axes z, y, x are needed, or y, x."
+            )
         return names
 
     def units_um(self, location: str, known: bool = False) -> list[Decimal] | None:
@@ -252,6 +254,23 @@ def voxel_size_of(sizes: list[Decimal | None], units: list[Decimal | None]) -> V
     """From lengths (z, y, x) and µm per unit of each; None where one of them is not known."""
     um = [float(size * unit) for size, unit in zip(sizes, units, strict=True) if size and unit]
     return VoxelSize((um[0], um[1], um[2])) if len(um) == 3 else None
+
+
+THICKNESS_TAKEN = (
+    "is one plane and does not say how thick it is; the voxel size along y is taken, so volumes and surfaces are those"
+    " of a plane as thick as its pixels are high, unless --voxel-size-um says otherwise"
+)
+"""A warning: the rest of a sentence that begins with the file's name."""
+
+
+def plane_size_of(sizes: list[Decimal | None], units: list[Decimal | None], warnings: list[str]) -> VoxelSize | None:
+    """As `voxel_size_of`, of one plane: where its thickness is not known, it is the size along y, with a warning."""
+    if not (sizes[0] and units[0]):
+        sizes, units = [sizes[1], *sizes[1:]], [units[1], *units[1:]]
+        if (found := voxel_size_of(sizes, units)) is not None:
+            warnings.append(THICKNESS_TAKEN)
+        return found
+    return voxel_size_of(sizes, units)
 
 
 def exact_decimal(value: float) -> Decimal:

@@ -28,6 +28,7 @@ from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
 from pipeline.volume.choice import Choice, positions
 from pipeline.volume.layout import check_layout
+from pipeline.volume.metadata import THICKNESS_TAKEN
 from pipeline.volume.n5_codecs import RAW, with_lz4_decoded, without_extras
 from pipeline.volume.n5_metadata import factors_of, in_space
 from pipeline.volume.patience import reason, within_time
@@ -279,6 +280,8 @@ def _describe(
     axes = stored_axes(where, cut.shape, names)
     stated, placement = in_space(where, axes, documents, level, is_given=voxel_size_um is not None)
     array = N5Array(location, array_path, axes, metadata, cut.at if any(cut.at) else ())
+    thickness = () if "z" in axes or voxel_size_um or stated is None else (f"{where} {THICKNESS_TAKEN}",)
+    unstored = check_layout(open_store(location), array_path, array.is_object, "/".join("0" * len(axes)))
     return Volume(
         location=location,
         array_path=array_path,
@@ -296,7 +299,7 @@ def _describe(
         every_chunk_stored=False,
         fill_value=0,
         metadata_sha256=hashlib.sha256(metadata.encode()).hexdigest(),
-        warnings=check_layout(open_store(location), array_path, array.is_object, "/".join("0" * len(axes))),
+        warnings=(*thickness, *unstored),
         selection=cut.selection,
         positions_per_chunk=math.prod(n for axis, n in zip(axes, own["blockSize"], strict=True) if axis == "."),
     )

@@ -87,6 +87,11 @@ def _transform(documents: list[dict[str, Any]], level: int) -> dict[str, Any] | 
     return None
 
 
+def _zyx(axes: str, values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Sizes or units of the axes z, y, x; along z, those of y where there is no such axis."""
+    return in_order(axes, values, None if "z" in axes else values[axes.index("y")])
+
+
 def _transformed(axes: str, transform: dict[str, Any]) -> tuple[Lengths | None, Lengths | None]:
     scale, units = transform.get("scale"), _known(transform.get("units"), len(axes))
     if scale is None or units is None:
@@ -95,9 +100,9 @@ def _transformed(axes: str, transform: dict[str, Any]) -> tuple[Lengths | None, 
     names = [str(name).lower() for name in transform.get("axes") or ()]
     own = "".join(name if name in ("z", "y", "x") else "." for name in names) or axes
     _check_lengths(own, scale, translate, units)
-    um = [_um(unit) for unit in in_order(own, units)]
-    size = tuple(plain_decimal(float(side)) * u for side, u in zip(in_order(own, scale), um, strict=True))
-    return size, tuple(exact_decimal(at) * u for at, u in zip(in_order(own, translate), um, strict=True))
+    um = [_um(unit) for unit in _zyx(own, units)]
+    size = tuple(plain_decimal(float(side)) * u for side, u in zip(_zyx(own, scale), um, strict=True))
+    return size, tuple(exact_decimal(at) * u for at, u in zip(in_order(own, translate, 0), um, strict=True))
 
 
 def _downsampled(
@@ -108,18 +113,18 @@ def _downsampled(
     if resolution is None or units is None:
         return None, None
     _check_lengths(axes, resolution, units)
-    um = [_um(unit) for unit in in_order(axes, units)]
-    fine = [plain_decimal(float(side)) * u for side, u in zip(in_order(axes, resolution), um, strict=True)]
+    um = [_um(unit) for unit in _zyx(axes, units)]
+    fine = [plain_decimal(float(side)) * u for side, u in zip(_zyx(axes, resolution), um, strict=True)]
     at = next((index for index, document in enumerate(documents) if "offset" in document), None)
     origin = None
     if at is not None:
         stated = documents[at]["offset"]
         _check_lengths(axes, stated)
-        origin = [exact_decimal(value) * u for value, u in zip(in_order(axes, stated), um, strict=True)]
+        origin = [exact_decimal(value) * u for value, u in zip(in_order(axes, stated, 0), um, strict=True)]
     if steps is None:
         return None, tuple(origin) if origin and (at == 0 or level == 0) else None
     _check_lengths(axes, steps)
-    each = [Decimal(str(step)) for step in in_order(axes, steps)]
+    each = [Decimal(str(step)) for step in in_order(axes, steps, 1)]
     if at != 0 and (origin is not None or any(step != 1 for step in each)):
         starts = origin or [Decimal(0)] * 3
         origin = [start + (step - 1) / 2 * side for start, step, side in zip(starts, each, fine, strict=True)]

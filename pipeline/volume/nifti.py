@@ -7,6 +7,7 @@ place. Both forms hold the spacing as well (the lengths of the affine's columns)
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from pipeline.geometry import VoxelSize
 from pipeline.placement import ALIKE, Placement, clean_directions, largest_skew
 from pipeline.volume.flat import Flat, volume_shape
-from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
+from pipeline.volume.metadata import plain_decimal, plane_size_of, unit_um, voxel_size_of
 
 NIFTI_BYTES = 540
 """The longest header."""
@@ -27,6 +28,9 @@ SINGLE = 1e-6
 """What single precision leaves of such a difference."""
 UNITS = {"unknown": "mm", "meter": "m", "micron": "um"}
 """Unknown units are mm, as the authors of NIfTI-1 advise."""
+SILENT = logging.getLogger("voxcaliper.nifti")
+SILENT.setLevel(logging.CRITICAL + 1)
+"""What the library mends in a header is said here, in warnings."""
 
 
 @dataclass(frozen=True)
@@ -47,45 +51,58 @@ def read_nifti_header(head: bytes) -> NiftiHeader:
         raise ValueError("it has no NIfTI header")
     header: Any = kind(head[: kind.sizeof_hdr], check=False)
     pixdim = [float(side) for side in header["pixdim"][3:0:-1]]  # before zeros become ones
-    header = kind(head[: kind.sizeof_hdr], check=True)
+    header.check_fix(logger=SILENT)
     warnings: list[str] = []
+    flat = _flat(header, warnings)
     named = header.get_xyzt_units()[0]
     unit = unit_um(UNITS.get(named, "mm"))
     assert unit is not None
-    voxel_size, placement = _in_space(header, pixdim, unit, warnings)
+    voxel_size, placement = _in_space(header, pixdim, unit, warnings, one_plane=flat.shape[0] == 1)
     if voxel_size is not None and named == "unknown":
         warnings.append("does not say in which unit its voxel size is, so it is taken for mm")
-    return NiftiHeader(_flat(header), voxel_size, placement, tuple(warnings))
+    return NiftiHeader(flat, voxel_size, placement, tuple(warnings))
 
 
-def _flat(header: Any) -> Flat:
+def _flat(header: Any, warnings: list[str]) -> Flat:
     shape = tuple(map(int, header.get_data_shape()))
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    slope, intercept = header.get_slope_inter()
-    scaled = slope is not None and (slope, intercept) != (1.0, 0.0)
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not math.isfinite(slope) or not slope:  # there is none
+        slope, intercept = 1.0, 0.0
+    elif not math.isfinite(intercept):
+        warnings.append(f"has the slope {slope:g} and no readable intercept ({intercept:g}); 0 is taken")
+        intercept = 0.0
     return Flat(
         int(header.get_data_offset()),
         volume_shape(shape[::-1]),
         header.get_data_dtype(),
-        slope=float(slope) if scaled else None,
-        intercept=float(intercept or 0.0),
+        slope=slope if (slope, intercept) != (1.0, 0.0) else None,
+        intercept=intercept,
     )
 
 
 def _in_space(
-    header: Any, pixdim: list[float], unit: Decimal, warnings: list[str]
+    header: Any, pixdim: list[float], unit: Decimal, warnings: list[str], *, one_plane: bool
 ) -> tuple[VoxelSize | None, Placement | None]:
-    """Spacing and placement, and what is to be said of them. pixdim : as it is stored, (z, y, x)."""
+    """Spacing and placement, and what is to be said of them. pixdim : as it is stored, (z, y, x).
+
+    one_plane : so it may do without a size along z.
+    """
+
+    def measured(sizes: list[Decimal | None]) -> VoxelSize | None:
+        units: list[Decimal | None] = [unit] * 3
+        return plane_size_of(sizes, units, warnings) if one_plane else voxel_size_of(sizes, units)
+
     sizes: list[Decimal | None] = [plain_decimal(abs(side)) if side else None for side in pixdim]
     affine = _affine(header, warnings)
-    if None in sizes:
+    if None in (sizes[1:] if one_plane else sizes):
         shown = ", ".join(f"{side:g}" for side in pixdim)
         warnings.append(f"has the pixdim {shown} (z, y, x), and a size of 0 says nothing; give --voxel-size-um")
         if affine is None:
             return None, None
     if affine is None:
-        return voxel_size_of(sizes, [unit] * 3), None
+        return measured(sizes), None
     columns = affine[2::-1, 2::-1].T  # of the array's axes (z, y, x), in the frame's (z, y, x)
     lengths = [math.hypot(*column) for column in columns]
     if None not in sizes:
@@ -112,7 +129,7 @@ def _in_space(
             " with right angles, so resample it first"
         )
     z, y, x = (float(plain_decimal(float(value)) * unit) for value in affine[2::-1, 3])
-    return voxel_size_of(sizes, [unit] * 3), Placement((z, y, x), directions)
+    return measured(sizes), Placement((z, y, x), directions)
 
 
 def _affine(header: Any, warnings: list[str]) -> npt.NDArray[np.float64] | None:

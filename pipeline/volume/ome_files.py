@@ -117,7 +117,7 @@ def _open(location: str, level: int, voxel_size_um: Position | None, choice: Cho
         shard_shape=tiff.shape,
         voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else tiff.voxel_size,
         stated_voxel_size=tiff.voxel_size,
-        placement=None,
+        placement=tiff.placement,
         level=0,
         level_count=1,
         format=f"OME-TIFF in {len(_names(location)) + 1} files",
@@ -125,6 +125,7 @@ def _open(location: str, level: int, voxel_size_um: Position | None, choice: Cho
         fill_value=0,
         metadata_sha256=hashlib.sha256(repr((tiff.shape, tiff.dtype.str, planes)).encode()).hexdigest(),
         decode_bytes=TiffSlice.decode_bytes(tiff.shape[1] * tiff.shape[2], np.dtype(tiff.dtype).itemsize),
+        warnings=tuple(f"{location} {warning}." for warning in tiff.warnings),
         selection=tiff.selection,
     )
 

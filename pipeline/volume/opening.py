@@ -46,7 +46,7 @@ def _where(holds: Callable[[Store], bool], opens: Callable[..., Volume]) -> Call
 
 FORMATS = (
     Format("an OME-TIFF in several files", find_ome_files, has_channels=True),
-    Format("a file (.tif, .nii, .nii.gz, .npy)", _where(is_file, open_file), has_channels=True),
+    Format("a file (.tif, .nii, .nii.gz, .npy, .png, .bmp)", _where(is_file, open_file), has_channels=True),
     Format("a Zarr array or image", _where(is_zarr, open_zarr), has_channels=True),
     Format("an N5 data set", _where(is_n5, open_n5), has_channels=True),
     Format("a folder of slices (TIFF or JPEG 2000)", find_stack),
@@ -58,18 +58,20 @@ def open_volume(
     location: str,
     *,
     level: int = 0,
-    voxel_size_um: Position | None = None,
+    voxel_size_um: Position | tuple[float, float] | None = None,
     channel: str | None = None,
     time: int | None = None,
 ) -> Volume:
     """Open an OME-Zarr image, one array of it, a bare array, N5, a file or a folder of slices; voxels are not read.
 
     location : path or URL (pipeline.volume.stores) of an image group, of an array in it (x.ome.zarr/1: then level must
-        stay 0), of a bare array, of a .tif, .nii, .nii.gz or .npy file, or of a folder of TIFF or JPEG 2000 slices in
-        the natural order of their names. Axes are z, y, x in any stored order (named by the metadata, else z, y, x);
-        of channels and time points one is chosen where there are several; other axes must have length 1.
+        stay 0), of a bare array, of a .tif, .nii, .nii.gz, .npy, .png or .bmp file, or of a folder of TIFF or JPEG 2000
+        slices in the natural order of their names. Axes are z, y, x in any stored order (named by the metadata, else
+        z, y, x); of channels and time points one is chosen where there are several; other axes must have length 1. What
+        has y and x alone is a volume of one plane.
     level : step of the pyramid.
-    voxel_size_um : spacing (z, y, x) of the array that is opened; it goes before the metadata.
+    voxel_size_um : spacing (z, y, x) of the array that is opened; it goes before the metadata. One plane takes (y, x)
+        too, and is then as thick as its pixels are high.
     channel : number from 0, or name (OME metadata). time : number of the time point. Where an image has but one, they
         do not count (`check_chosen`).
     The metadata give a voxel size when every spatial axis has a scale and a unit; without a unit there is none.
@@ -78,6 +80,15 @@ def open_volume(
     Raises InputError for what is not a volume, StorageError for what cannot be read.
     """
     location = absolute_location(location)
+    if voxel_size_um is not None and len(voxel_size_um) == 2:
+        size = (voxel_size_um[0], *voxel_size_um)
+        volume = open_volume(location, level=level, voxel_size_um=size, channel=channel, time=time)
+        if volume.shape[0] > 1:
+            raise InputError(
+                f"{volume.name} has {volume.shape[0]:,} planes, so its voxel size has one value or three (z, y, x), not"
+                " two; give --voxel-size-um Z,Y,X."
+            )
+        return volume
     store, refused = open_store(location), None
     choice = Choice(channel=channel, time=time)
     for form in FORMATS:

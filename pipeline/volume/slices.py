@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -163,7 +163,7 @@ def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Posi
     codec, names = _slices(location, listed)
     with ThreadPoolExecutor(AT_ONCE) as threads:
         headers = list(threads.map(lambda name: _header(store, codec, name), names))
-    plane, dtype, stated = headers[0]
+    plane, dtype, _, stated = headers[0]
     for name, header in zip(names, headers, strict=True):
         if header[:2] != headers[0][:2]:
             raise InputError(
@@ -195,7 +195,10 @@ def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Posi
         metadata_sha256=array.metadata_sha256,
         decode_bytes=decode(plane[0] * plane[1], np.dtype(dtype).itemsize),
         kept_bytes=min(PLANES_BYTES, len(names) * array.plane_bytes) if array.keeps_planes else 0,
-        warnings=_other_sizes(location, names, [size for *_, size in headers]),
+        warnings=(
+            *dict.fromkeys(f"{location} {said}." for _, _, warnings, _ in headers for said in warnings),
+            *_other_sizes(location, names, [size for *_, size in headers]),
+        ),
     )
 
 
@@ -210,7 +213,7 @@ def _other_sizes(location: str, names: tuple[str, ...], sizes: list[VoxelSize | 
     return (f"{location}: {others[0]}{more} another voxel size than the first slice, {names[0]}: {size} µm count.",)
 
 
-def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str, VoxelSize | None]:
+def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str, Sequence[str], VoxelSize | None]:
     try:
         found = patiently(lambda: CODECS[codec][0](RangedFile(store, name).buffered()))
         size = found.voxel_size if isinstance(found, TiffSlice) else None
@@ -223,7 +226,7 @@ def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str, 
             f"{store.address(name)} is not a readable {codec} slice ({reason(error)}); remove or replace it."
         ) from error
     y, x = found.shape
-    return (y, x), found.dtype, size
+    return (y, x), found.dtype, found.warnings, size
 
 
 def _slices(location: str, listed: list[str]) -> tuple[str, tuple[str, ...]]:

@@ -7,11 +7,10 @@ touches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, BinaryIO
-from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +20,14 @@ from pipeline.errors import VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.volume.choice import Choice, Kind
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
-from pipeline.volume.metadata import unit_um, voxel_size_of
+from pipeline.volume.metadata import plane_size_of, unit_um, voxel_size_of
+from pipeline.volume.tiff_metadata import ome_pixels, ome_placement, white_as_zero, white_bits
 from pipeline.volume.tiff_pages import check_one_file, chosen_planes, one_after_the_other, pixels_tag, read_volume
+
+Stated = Callable[[list[Decimal | None], list[Decimal | None]], VoxelSize | None]
+"""Makes a voxel size of what is stated along z, y, x, and of µm per unit."""
+STACK: Index = (2, 1, 1)
+"""The shape of anything that needs a size along z, too."""
 
 
 @contextmanager
@@ -54,6 +59,7 @@ class TiffVolume:
 
     shape, chunk_shape : voxels (z, y, x). flat : where the voxels lie, if one after the other.
     selection : channel and time point that were chosen (pipeline.volume.choice).
+    warnings : the rest of sentences that begin with the file's name.
     """
 
     def __init__(self, file: BinaryIO | tifffile.TiffFile, name: str, choice: Choice) -> None:
@@ -84,7 +90,9 @@ class TiffVolume:
                 if self.flat is None and pages != count and not self._in_volumes:
                     raise NotAVolumeError(f"holds {count} planes in {pages} pages; store one in each")
             self.dtype = np.dtype(series.dtype).newbyteorder("=")
-            self.voxel_size = _voxel_size(self._tiff)
+            self.white_bits, self.warnings = white_bits(series.keyframe), white_as_zero(series.keyframe)
+            self.voxel_size = _voxel_size(self._tiff, self.shape, self.warnings)
+            self.placement = ome_placement(self._tiff)
             chunks = [one.keyframe.chunks for one in found]
             depth = int(series.keyframe.chunks[0]) if self._in_volumes and len(series.keyframe.chunks) == 3 else 1
             self.chunk_shape: Index = (depth, max(int(c[-2]) for c in chunks), max(int(c[-1]) for c in chunks))
@@ -94,7 +102,8 @@ class TiffVolume:
         voxels = np.empty(box.shape, self.dtype)
         with _damage_said():
             if self._in_volumes:
-                return read_volume(self._tiff, self._pages[0], box)
+                found = read_volume(self._tiff, self._pages[0], box)
+                return ~found if self.white_bits else found
             for z in range(box.start[0], box.stop[0]):
                 page = self._pages[self._planes[z]]
                 with _opened(page.parent) as tiff:
@@ -110,7 +119,7 @@ class TiffVolume:
 class TiffSlice:
     """A slice in an open file. Raises ValueError for what is none, is cut off or damaged.
 
-    shape : (y, x). dtype : numpy's name of it.
+    shape : (y, x). dtype : numpy's name of it. warnings : as of a `TiffVolume`.
     """
 
     decodes_parts = True
@@ -125,6 +134,7 @@ class TiffSlice:
             found = self._page if self._alone else self._tiff.series[0]
             self.shape = tuple(map(int, found.shape))
             self.dtype = np.dtype(found.dtype).newbyteorder("=").name
+            self.warnings = white_as_zero(self._page.keyframe)
         if len(self.shape) != 2:
             raise ValueError(f"it has the shape {self.shape}, and a slice has two axes")
 
@@ -143,7 +153,7 @@ class TiffSlice:
         """What the slice says of the voxels of its stack (ImageJ with a spacing, OME-XML); None where it does not."""
         # Of OME-XML the one tag alone: every slice may describe all of them.
         with _damage_said():
-            return _size_of(pixels_tag(self._tiff)) if self._tiff.ome_metadata else _voxel_size(self._tiff)
+            return _size_of(pixels_tag(self._tiff)) if self._tiff.ome_metadata else _voxel_size(self._tiff, STACK, [])
 
     def _read_at(self, position: int, count: int) -> bytes:
         self._file.seek(position)
@@ -157,7 +167,7 @@ class TiffSlice:
 
 def _flat(tiff: tifffile.TiffFile, shape: Index, planes: range) -> Flat | None:
     series = tiff.series[0]
-    if series.dataoffset is None:
+    if series.dataoffset is None or white_bits(series.keyframe):
         return None
     dtype = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
     plane = shape[1] * shape[2] * dtype.itemsize
@@ -166,7 +176,7 @@ def _flat(tiff: tifffile.TiffFile, shape: Index, planes: range) -> Flat | None:
 
 
 def _read_page(tiff: tifffile.TiffFile, page: Any, part: tuple[slice, slice]) -> npt.NDArray[Any]:
-    """Part of a plane (y, x) out of the strips or tiles that it touches; what the file leaves out is zero."""
+    """Part of a plane (y, x) out of the strips or tiles that it touches; what the file leaves out is stored as zero."""
     keyframe = page.keyframe
     lines, columns = map(int, keyframe.chunks[-2:])
     across = -(-keyframe.imagewidth // columns)
@@ -186,27 +196,33 @@ def _read_page(tiff: tifffile.TiffFile, page: Any, part: tuple[slice, slice]) ->
         plane[y0 - part[0].start : y1 - part[0].start, x0 - part[1].start : x1 - part[1].start] = segment[
             y0 - top : y1 - top, x0 - left : x1 - left
         ]
-    return plane
+    return ~plane if white_bits(keyframe) else plane
 
 
-def _size_of(pixels: Mapping[str, str]) -> VoxelSize | None:
+def _size_of(pixels: Mapping[str, str], stated: Stated = voxel_size_of) -> VoxelSize | None:
     """Out of the attributes of OME-XML's Pixels."""
     sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
     units = [unit_um(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"]
-    return voxel_size_of([Decimal(size) if size else None for size in sizes], units)
+    return stated([Decimal(size) if size else None for size in sizes], units) if any(sizes) else None
 
 
-def _voxel_size(tiff: tifffile.TiffFile) -> VoxelSize | None:
-    """From OME-XML or ImageJ's description, where all three axes and the unit are stated."""
+def _voxel_size(tiff: tifffile.TiffFile, shape: Index, warnings: list[str]) -> VoxelSize | None:
+    """From OME-XML or ImageJ's description, where all axes and units are stated; one plane need not say z."""
+
+    def stated(sizes: list[Decimal | None], units: list[Decimal | None]) -> VoxelSize | None:
+        return plane_size_of(sizes, units, warnings) if shape[0] == 1 else voxel_size_of(sizes, units)
+
     if tiff.ome_metadata:
-        pixels = next((e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("Pixels")), None)
-        return _size_of({} if pixels is None else pixels.attrib)
+        pixels = ome_pixels(tiff)
+        return _size_of({} if pixels is None else pixels.attrib, stated)
     imagej = tiff.imagej_metadata or {}
-    unit = unit_um(str(imagej.get("unit", "")).replace("\\u00B5", "µ"))
+    # Units along y and z are written only where they differ.
+    names = [imagej.get(f"{axis}unit", imagej.get("unit", "")) for axis in ("z", "y", "")]
+    imagej_units = [unit_um(str(name).replace("\\u00B5", "µ")) for name in names]
     tags = tiff.pages.first.tags
     if not {"XResolution", "YResolution"} <= {tag.name for tag in tags}:
         return None
     # ImageJ counts pixels per unit as a ratio of two integers; six digits are what survives that.
     (y, y_per), (x, x_per) = tags["YResolution"].value, tags["XResolution"].value
     sides = [imagej.get("spacing"), y_per / y if y else None, x_per / x if x else None]
-    return voxel_size_of([Decimal(f"{side:.6g}") if side else None for side in sides], [unit] * 3)
+    return stated([Decimal(f"{side:.6g}") if side else None for side in sides], imagej_units)

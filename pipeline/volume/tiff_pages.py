@@ -29,9 +29,9 @@ def chosen_planes(
     names, shape = series.axes[:-2].lower(), series.shape[:-2]
     if "z" not in names and len(names) == 1 and names in "iqt":
         names = "z"  # pages without a word, or of a film
-    if series.axes[-2:] != "YX" or "z" not in names:
+    if series.axes[-2:] != "YX":
         raise NotAVolumeError(
-            f"has the axes {series.axes} and the shape {series.shape}; a grey volume Z, Y, X is needed"
+            f"has the axes {series.axes} and the shape {series.shape}; a grey volume Z, Y, X is needed, or a plane Y, X"
         )
     cut = positions(name, shape, list(names), choice, _channel_names(tiff))
     other = next((axis for axis, n in zip(names, cut.shape, strict=True) if axis != "z" and n > 1), None)

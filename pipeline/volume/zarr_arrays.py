@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, cast
@@ -28,7 +29,7 @@ from pipeline.placement import Placement, Position, Turn
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
 from pipeline.volume.choice import Choice, positions
 from pipeline.volume.layout import check_layout
-from pipeline.volume.metadata import OWN, ImageMetadata, exact_decimal, image_metadata
+from pipeline.volume.metadata import OWN, THICKNESS_TAKEN, ImageMetadata, exact_decimal, image_metadata
 from pipeline.volume.patience import patiently, reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.volumes import Volume
@@ -299,9 +300,10 @@ def _describe(
     names = image.axis_names(location, array.ndim) if image else _axis_names(array)
     cut = positions(where, array.shape, names, choice, image.channels if image else ())
     axes = stored_axes(where, cut.shape, names)
-    order = [axes.index(axis) for axis in "zyx"]
-
-    stated, placement = _in_space(location, image, level, order, voxel_size_um)
+    stated, placement = _in_space(location, image, level, axes, voxel_size_um)
+    warnings = image.warnings if image else ()
+    if "z" not in axes and stated and not voxel_size_um:
+        warnings = (*warnings, f"{where} {THICKNESS_TAKEN}")
     own = array.attrs.get(OWN)
     metadata_sha256 = _metadata_sha256(array)
     stored = ZarrArray(location, array_path, axes, metadata_sha256, cut.at if any(cut.at) else ())
@@ -324,24 +326,28 @@ def _describe(
         every_chunk_stored=isinstance(own, dict) and own.get("every_chunk_stored") is True,
         fill_value=np.asarray(array.fill_value or 0, dtype).item(),
         metadata_sha256=metadata_sha256,
-        warnings=(*(image.warnings if image else ()), *unstored),
+        warnings=(*warnings, *unstored),
         selection=cut.selection,
         positions_per_chunk=math.prod(n for axis, n in zip(axes, array.chunks, strict=True) if axis == "."),
     )
 
 
 def _in_space(
-    location: str, image: ImageMetadata | None, level: int, order: list[int], given_um: Position | None
+    location: str, image: ImageMetadata | None, level: int, axes: str, given_um: Position | None
 ) -> tuple[VoxelSize | None, Placement | None]:
-    """Spacing and placement of a level as stated. order : where z, y, x stand among the stored axes.
+    """Spacing and placement of a level as stated. axes : as they are stored.
 
-    given_um : where the unit is not known, a translation counts in voxels, and these are as large as it was given.
+    given_um : where the unit is not known, a translation counts in voxels, and these are as large as it was given. A
+    plane without z is as thick as its pixels are high, and lies at z = 0.
     """
     given = VoxelSize(given_um) if given_um else None
     placing = image.placing(level) if image else None
     if image is None or placing is None:
         return None, None
+    order = [axes.index(axis if axis in axes else "y") for axis in "zyx"]
     scale, translation = ([values[i] for i in order] for values in placing)
+    if "z" not in axes:
+        translation[0] = Decimal(0)
     if given and not all(scale):
         return None, None
     units = image.units_um(location, given is not None)
@@ -362,9 +368,10 @@ def _in_space(
 
 
 def _axis_names(array: zarr.Array[Any]) -> list[str]:
-    """Of an array without image metadata: as it names them, else z, y, x behind all others."""
+    """Of an array without image metadata: as it names them, else z, y, x behind all others; y, x of two."""
     stated = [str(name).lower() for name in getattr(array.metadata, "dimension_names", None) or ()]
-    return stated if {"z", "y", "x"} <= set(stated) else [*map(str, range(array.ndim - 3)), *"zyx"[-array.ndim :]]
+    usual = "zyx"[-array.ndim :]
+    return stated if set(usual) <= set(stated) else [*map(str, range(array.ndim - 3)), *usual]
 
 
 def _document_name(array: zarr.Array[Any]) -> str:

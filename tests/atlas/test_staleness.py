@@ -24,6 +24,7 @@ name = "one"
 mask = "a.ome.zarr"
 {}
 """
+DETECT = "workflows = ['statistics']\n[dataset.statistics]\nobjects = 'components'\n"
 
 
 @pytest.fixture
@@ -71,6 +72,22 @@ def key(folder: Path, keys: str = "") -> Key:
             "workflows = ['compare']\nreference = 'b.ome.zarr'",
             "workflows = ['compare']\nreference = 'c.ome.zarr'\ntolerances_um = [3]",
             ("reference: location", "parameter tolerances_um"),
+        ),
+        (
+            "workflows = ['compare']\nreference = 'b.ome.zarr'\nparts = ['overlap']",
+            "workflows = ['compare']\nreference = 'b.ome.zarr'\nparts = ['overlap']\nignore_label = 255",
+            ("parameter ignore_label",),
+        ),
+        ("workflows = ['statistics']", "workflows = ['statistics']\nignore_label = 255", ()),
+        (
+            f"{DETECT}class_names = {{ 1 = 'bp', 12 = 'ac' }}",
+            f"{DETECT}class_names = {{ 12 = 'ac', 1 = 'bp' }}",
+            (),
+        ),
+        (
+            DETECT,
+            f"{DETECT}class_names = {{ 1 = 'bp' }}",
+            ("parameter class_names",),
         ),
     ],
 )
@@ -143,6 +160,15 @@ def test_a_parameter_that_is_new_counts_as_its_default(folder: Path) -> None:
     del before["parameters"]["border"]
     assert reasons(before, key(folder)) == ()
     assert reasons(before, key(folder, "border = 'closed'")) == ("parameter border",)
+    compared = "workflows = ['compare']\nreference = 'b.ome.zarr'\n"
+    before = key(folder, compared)
+    del before["parameters"]["ignore_label"]
+    assert "class_names" not in before["parameters"]
+    assert reasons(before, key(folder, compared)) == ()
+    before_names = key(folder, DETECT)
+    del before_names["parameters"]["class_names"]
+    assert reasons(before_names, key(folder, DETECT)) == ()
+    assert reasons(before, key(folder, f"{compared}ignore_label = 2")) == ("parameter ignore_label",)
 
 
 SOURCE = {

@@ -37,9 +37,12 @@ def box_of(mask: Mask) -> Box | None:
 
 def measured_tally(
     folder: Path, reference: Mask, prediction: Mask, block_shape: Index, spacing: Spacing,
-    widths: tuple[int, ...] = (), *, loose: bool = False, device: Device = "cpu",
+    widths: tuple[int, ...] = (), *, loose: bool = False, device: Device = "cpu", ignored: Mask | None = None,
 ) -> SurfaceTally:  # fmt: skip
-    """The merged tally of one label through all stages. loose : with the volume in place of the tight boxes."""
+    """The merged tally of one label through all stages. loose : with the volume in place of the tight boxes.
+
+    ignored : of the volume; no mask has any of it.
+    """
     z, y, x = reference.shape
     grid = BlockGrid((z, y, x), block_shape)
     boxes = [box_of(mask) for mask in (reference, prediction)]
@@ -50,22 +53,39 @@ def measured_tally(
     ledger = Ledger(folder)
     label = LabelSurfaces("5", grid, boxes[0], boxes[1], VoxelSize(spacing), ledger, widths, device)
     blocks = [block for block in grid if label.touches(block)]
+    passed = {block: _ignored_around(ignored, grid.box(block), max((1, *widths))) for block in blocks}
     for block in blocks:
         read = label.reading_box(block).slices
-        arrays = surface.find_elements(label, block, reference[read], prediction[read])
+        arrays = surface.find_elements(label, block, reference[read], prediction[read], passed[block])
         ledger.commit("surface", block, {}, arrays)
     for axes, stage in ((1, "surface-y"), (2, "surface-z")):
         for block in reversed(blocks):
             ledger.commit(stage, block, {}, surface.face_neighbours(label, block, axes=axes))
     for block in blocks:
-        ledger.commit("surface-distance", block, {}, surface.count_distances(label, block))
+        ledger.commit("surface-distance", block, {}, surface.count_distances(label, block, None, passed[block]))
     receipts = (ledger.receipt("surface-distance", block) for block in blocks)
     return surface.merged((surface.tally_of(label, receipt) for receipt in receipts), len(widths))
 
 
-def surface_voxels(mask: Mask) -> Mask:
-    """Mask voxels with a background voxel among their six neighbours; beyond the volume lies background."""
-    return np.asarray(mask & ~ndimage.binary_erosion(mask))
+def _ignored_around(ignored: Mask | None, box: Box, reach: int) -> surface.Ignored | None:
+    """What a task knows of it: the block and so much around it, and no more."""
+    if ignored is None:
+        return None
+    (z, y, x), (end_z, end_y, end_x) = (
+        tuple(max(0, start - reach) for start in box.start),
+        tuple(min(n, stop + reach) for n, stop in zip(ignored.shape, box.stop, strict=True)),
+    )
+    wide = Box((z, y, x), (end_z, end_y, end_x))
+    return surface.Ignored(wide, ignored[wide.slices].view(np.uint8))
+
+
+def surface_voxels(mask: Mask, ignored: Mask | None = None) -> Mask:
+    """Mask voxels with a background voxel among their six neighbours; beyond the volume lies background.
+
+    ignored : voxels that are no background.
+    """
+    known = np.pad(~mask if ignored is None else ~mask & ~ignored, 1, constant_values=True)
+    return np.asarray(mask & ndimage.binary_dilation(known)[1:-1, 1:-1, 1:-1])
 
 
 def corner_codes(mask: Mask) -> npt.NDArray[np.uint8]:
@@ -86,42 +106,48 @@ def squared_distances(seeds: Mask, weights: Index) -> Distances:
     return np.asarray(sum(w * d.astype(np.int64) ** 2 for w, d in zip(weights, offsets, strict=True)))
 
 
-def elements(kind: str, mask: Mask) -> tuple[Mask, npt.NDArray[np.uint8]]:
-    """The surface elements of a mask and their codes."""
+def elements(kind: str, mask: Mask, ignored: Mask | None = None) -> tuple[Mask, npt.NDArray[np.uint8]]:
+    """The surface elements of a mask and their codes. ignored : voxels that take the elements at them away."""
     if kind == "voxels":
-        found = surface_voxels(mask)
+        found = surface_voxels(mask, ignored)
         return found, np.zeros(found.shape, np.uint8)
     codes = corner_codes(mask)
-    return (codes != 0) & (codes != 255), codes
+    mixed = (codes != 0) & (codes != 255)
+    return mixed if ignored is None else mixed & (corner_codes(ignored) == 0), codes
 
 
-def expected_rows(reference: Mask, prediction: Mask, weights: Index) -> list[tuple[int, int, int, int]]:
+def expected_rows(
+    reference: Mask, prediction: Mask, weights: Index, ignored: Mask | None = None
+) -> list[tuple[int, int, int, int]]:
     """The rows of the tally of a pair, by definition."""
     rows: list[tuple[int, int, int, int]] = []
     for number, (kind, here, there) in enumerate(
         (kind, *pair) for kind in ("voxels", "corners") for pair in ((reference, prediction), (prediction, reference))
     ):
-        found, codes = elements(kind, here)
-        squared = squared_distances(elements(kind, there)[0], weights)
+        found, codes = elements(kind, here, ignored)
+        squared = squared_distances(elements(kind, there, ignored)[0], weights)
         keys, counts = np.unique(np.stack((squared[found], codes[found])), axis=1, return_counts=True)
         rows += [(number, int(d), int(c), int(n)) for (d, c), n in zip(keys.T, counts, strict=True)]
     return rows
 
 
-def expected_layers(reference: Mask, prediction: Mask, widths: tuple[int, ...]) -> dict[str, list[tuple[int, int]]]:
+def expected_layers(
+    reference: Mask, prediction: Mask, widths: tuple[int, ...], ignored: Mask | None = None
+) -> dict[str, list[tuple[int, int]]]:
     """Voxels in both boundaries and in either, per width, as MetricsReloaded and as Cheng et al. define them."""
     result: dict[str, list[tuple[int, int]]] = {name: [] for name in LAYERS}
     for width in widths:
         for name in LAYERS:
-            a, b = (_layer(name, mask, width) for mask in (reference, prediction))
+            a, b = (_layer(name, mask, width, ignored) for mask in (reference, prediction))
             result[name].append((int((a & b).sum()), int((a | b).sum())))
     return result
 
 
-def _layer(name: str, mask: Mask, width: int) -> Mask:
+def _layer(name: str, mask: Mask, width: int, ignored: Mask | None) -> Mask:
     if name == "euclidean":
-        return np.asarray(mask & (squared_distances(surface_voxels(mask), (1, 1, 1)) < width**2))
-    eroded = ndimage.binary_erosion(mask, np.ones((3, 3, 3)), iterations=width, border_value=0)
+        return np.asarray(mask & (squared_distances(surface_voxels(mask, ignored), (1, 1, 1)) < width**2))
+    all_but_known = mask if ignored is None else mask | ignored
+    eroded = ndimage.binary_erosion(all_but_known, np.ones((3, 3, 3)), iterations=width, border_value=0)
     return np.asarray(mask & ~eroded)
 
 

@@ -47,7 +47,8 @@ def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_tables", "pretend_gpu")
-def test_the_memory_of_a_card_keeps_to_the_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ignored", [None, 7])
+def test_the_memory_of_a_card_keeps_to_the_plan(tmp_path: Path, ignored: int | None) -> None:
     """Eight blocks of two noises in a salt of other labels, with grey values, so that every table overflows."""
     rng = np.random.default_rng(0)
     shape = (2 * SIDE, 2 * SIDE, 2 * SIDE)
@@ -57,7 +58,7 @@ def test_the_memory_of_a_card_keeps_to_the_plan(tmp_path: Path) -> None:
         prediction=stored(tmp_path, "prediction", volumes[1].astype(np.uint32)),
         image=stored(tmp_path, "image", rng.integers(0, 9999, volumes[0].shape).astype(np.float32)),
         voxel_size_um=(1.0, 1.0, 1.0), block_shape=(SIDE, SIDE, SIDE), labels=(1,), maps=False,
-        parts=("overlap", "surface", "thickness"),
+        parts=("overlap", "surface", "thickness"), ignore_label=ignored,
     )  # fmt: skip
     job = open_comparison(config, tmp_path / "run", device="gpu")
     planned = comparison_card_bytes(job)

@@ -146,22 +146,21 @@ def refused(source: Path, target: Path, **options: Any) -> str:
 
 def test_refusals(tmp_path: Path) -> None:
     target = tmp_path / "t.ome.zarr"
-    np.save(tmp_path / "plane.npy", grey((4, 5)))
+    np.save(tmp_path / "line.npy", grey((4,)))
     np.save(tmp_path / "v.npy", grey(dtype="float32"))
     (tmp_path / "v.raw").write_bytes(b"123")
     (tmp_path / "broken.tif").write_bytes(b"123")
-    tifffile.imwrite(tmp_path / "plane.tif", grey((4, 5)))
     tifffile.imwrite(tmp_path / "colour.tif", grey((4, 5, 6, 3), "uint8"), photometric="rgb")
     (tmp_path / "empty").mkdir()
     assert "states no voxel size; give it with --voxel-size-um" in refused(tmp_path / "v.npy", target)
-    assert "has the shape (4, 5); a volume has three axes" in refused(tmp_path / "plane.npy", target)
-    assert "has the axes YX" in refused(tmp_path / "plane.tif", target)
+    assert "has the shape (4,); a volume has three axes" in refused(tmp_path / "line.npy", target)
     assert "a grey volume Z, Y, X is needed" in refused(tmp_path / "colour.tif", target)
     assert "is a file of no known kind" in refused(tmp_path / "v.raw", target)
     assert "not a readable TIFF" in refused(tmp_path / "broken.tif", target)
     assert "does not exist" in refused(tmp_path / "nothing.tif", target)
     assert "is a folder without a volume (it holds nothing)" in refused(tmp_path / "empty", target)
-    assert "no labels; convert it as grey" in refused(tmp_path / "v.npy", target, voxel_size=SIZE, kind="labels")
+    np.save(tmp_path / "v.npy", grey(dtype="float32") + 0.5)
+    assert "which is no label" in refused(tmp_path / "v.npy", target, voxel_size=SIZE, kind="labels")
 
 
 def test_existing_targets_and_drafts(tmp_path: Path) -> None:

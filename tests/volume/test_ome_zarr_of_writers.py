@@ -93,8 +93,8 @@ def test_ome_zarr_before_0_4_has_no_voxel_size(
 
 
 def test_ome_zarr_0_3_without_z_is_refused(tmp_path: Path) -> None:
-    where = write_image(tmp_path / "i.zarr", {"version": "0.3", "axes": ["t", "y", "x"]}, VOXELS)
-    with pytest.raises(InputError, match="has the axes t, y, x; three spatial axes z, y, x are needed"):
+    where = write_image(tmp_path / "i.zarr", {"version": "0.3", "axes": ["t", "z", "x"]}, VOXELS)
+    with pytest.raises(InputError, match="has the axes t, z, x; three spatial axes z, y, x are needed"):
         open_volume(where)
 
 

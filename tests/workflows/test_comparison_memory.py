@@ -116,6 +116,25 @@ def test_a_task_on_many_overlapping_labels_keeps_to_the_formula(hard_run: Path, 
 
 
 @pytest.fixture(scope="module")
+def hard_ignoring_run(hard_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without one of the labels, in boundaries of 9 voxels."""
+    volumes = {name: str(hard_run.parent / f"{name}.zarr") for name in ("reference", "prediction")}
+    folder = tmp_path_factory.mktemp("ignoring")
+    job = begun(folder, volumes, (SIDE, SIDE, SIDE), boundary_widths=(1, 9), ignore_label=3)
+    create_maps(job)
+    finish(job)
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["overlap", "components", "surface", "surface-distance", "mask"])
+def test_a_task_that_ignores_voxels_keeps_to_the_formula(hard_ignoring_run: Path, stage: str) -> None:
+    job = peaks.job_of(hard_ignoring_run)
+    assert isinstance(job, ComparisonJob)
+    peaks.check(hard_ignoring_run, stage, comparison_bytes(job)[stage], WORKER_BYTES)
+
+
+@pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> ComparisonJob:
     """Six labels that lie everywhere, in eight blocks."""
     folder = tmp_path_factory.mktemp("small")

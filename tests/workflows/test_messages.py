@@ -35,8 +35,8 @@ def refused(here: Command, tmp_path: Path) -> Refusal:
         (("--voxel-size-um", "-1"), "positive"),
         (("--voxel-size-um", "nan"), "positive"),
         (("--voxel-size-um", "inf,1,1"), "positive"),
-        (("--voxel-size-um", "1,2"), "takes 1 or 3 values, but '1,2' has 2"),
-        (("--voxel-size-um", ""), "takes 1 or 3 values, but '' has 0"),
+        (("--voxel-size-um", "1,2"), "has 64 planes, so its voxel size has one value or three (z, y, x), not two"),
+        (("--voxel-size-um", ""), "takes 1 or 2 or 3 values, but '' has 0"),
         (("--voxel-size-um", "abc"), "takes numbers separated by commas, but 'abc' was given"),
         (("--voxel-size-um", "0.7000001,0.7,3.1415926"), "too many digits"),
         (("--block-shape", "0"), "takes whole numbers of at least 1, but '0' was given"),
@@ -105,7 +105,7 @@ def test_a_label_that_cannot_be(refused: Refusal, tmp_path: Path) -> None:
     assert "has no label 300" in refused(tmp_path / "labels.zarr", "--voxel-size-um", "1", "--label", "300")
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (8,), (2, 8, 8, 8)])
+@pytest.mark.parametrize("shape", [(8,), (2, 8, 8, 8), (2, 2, 8, 8, 8)])
 def test_not_three_axes(refused: Refusal, tmp_path: Path, shape: tuple[int, ...]) -> None:
     zarr.create_array(tmp_path / "mask.zarr", data=np.ones(shape, np.uint8))
     assert str(tmp_path / "mask.zarr") in refused(tmp_path / "mask.zarr", "--voxel-size-um", "1")
@@ -121,9 +121,11 @@ def test_regions_of_another_grid(refused: Refusal, mask: Path, tmp_path: Path) -
     assert "both must have the same grid" in refused(mask, "--regions", regions)
 
 
-def test_regions_that_are_no_labels(refused: Refusal, mask: Path, tmp_path: Path) -> None:
-    zarr.create_array(tmp_path / "regions.zarr", data=np.ones((64, 64, 64), np.float32), chunks=(64, 64, 64))
-    assert "labels must be integers" in refused(mask, "--regions", tmp_path / "regions.zarr")
+def test_regions_that_are_no_labels(here: Command, mask: Path, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "regions.zarr", data=np.full((64, 64, 64), 0.5, "f4"), chunks=(64, 64, 64))
+    options = ("--run", tmp_path / "run", "--regions", tmp_path / "regions.zarr", "--workers", 1, "--quiet")
+    message = here("thickness", mask, *options).failure()
+    assert "holds 0.5 at voxel (0, 0, 0) (z, y, x), which is no label" in message
 
 
 def test_not_a_number_in_the_volume(measure: Command, tmp_path: Path) -> None:
@@ -155,6 +157,12 @@ def not_compared(here: Command, tmp_path: Path) -> Refusal:
         (("--label", "0"), "--label takes whole numbers of at least 1, but '0' was given"),
         (("--label", "liver"), "--label takes whole numbers separated by commas, but 'liver' was given"),
         (("--label", str(2**64)), f"--label takes whole numbers from 1 to 2^64 − 1, not {2**64}"),
+        (("--ignore-label", "0"), "--ignore-label takes whole numbers of at least 1, but '0' was given"),
+        (("--ignore-label", "-1"), "--ignore-label takes whole numbers of at least 1, but '-1' was given"),
+        (("--ignore-label", "unlabelled"), "--ignore-label takes whole numbers separated by commas, but 'unlabelled'"),
+        (("--ignore-label", "2,3"), "--ignore-label takes one whole number, but '2,3' was given"),
+        (("--ignore-label", str(2**64)), f"--ignore-label takes a whole number from 1 to 2^64 − 1, not {2**64}"),
+        (("--ignore-label", "2", "--label", "1,2"), "--label and --ignore-label both name 2"),
         (("--tolerance-um", "-1"), "--tolerance-um takes lengths of 0 µm or more"),
         (("--boundary-width", "65"), "--boundary-width takes 1 to 64 voxels"),
         (("--measures", "volume"), "--measures takes any of "),

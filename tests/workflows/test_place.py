@@ -171,6 +171,19 @@ def test_structures_lie_where_they_are_in_all_orientations(client: Client, tmp_p
     assert found[0]["2"]["centroid_um"] == [19000.0, 16350.0, -27000.0]
 
 
+def test_detected_centres_have_their_place(client: Client, tmp_path: Path) -> None:
+    mask = save(
+        tmp_path / "mask.nii.gz", np.where(labels(0) == 2, 2, 0).astype(np.uint8), AFFINE @ np.diag([-1, 1, 1, 1])
+    )
+    config = ComparisonConfig(
+        workflow="statistics", reference=mask, prediction=None, parts=("overlap",), objects="components", device="cpu",
+        maps=False,
+    )  # fmt: skip
+    run(client, config, tmp_path / "run")
+    rows = (tmp_path / "run" / "detections.csv").read_text("utf-8").splitlines()
+    assert rows == ["volume,class,z,y,x,z_um,y_um,x_um", "mask,2,4.0,5.5,6.0,19000.0,16350.0,-33000.0"]
+
+
 def test_a_clinical_pair_in_another_orientation_has_the_same_report(client: Client, tmp_path: Path) -> None:
     folder = shared_data("totalsegmentator_ct")
     pages, results = [], []

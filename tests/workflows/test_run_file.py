@@ -44,9 +44,13 @@ STATISTICS = 'workflow = "statistics"\nrun = "from-file"\nreference = "mask.ome.
             "thickness MASK --threshold 0 --voxel-size-um 2 --block-shape 32,32,16 --border closed --device cpu",
         ),
         (COMPARE, "compare MASK MASK --tolerance-um 0,25 --measures thickness"),
+        (
+            COMPARE + "ignore_label = 255\n",
+            "compare MASK MASK --tolerance-um 0,25 --measures thickness --ignore-label 255",
+        ),
         (STATISTICS, "statistics MASK"),
     ],
-    ids=["thickness", "compare", "statistics"],
+    ids=["thickness", "compare", "ignoring", "statistics"],
 )
 def test_a_run_from_a_file_is_that_of_the_command_line(
     here: Command, tmp_path: Path, text: str, command: str, monkeypatch: pytest.MonkeyPatch

@@ -29,7 +29,7 @@ from workflows.run_file import KINDS, STATISTICS, config_of, first_error
 EXAMPLE = Path(__file__).with_name("example.toml")
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 RUN_KEYS = frozenset(key for model in KINDS.values() for key in model.model_fields) - {"workflow"}
-NOT_OF_STATISTICS = frozenset({*STATISTICS, "reference", "regions", "border", "tolerances_um"})
+NOT_OF_STATISTICS = frozenset({*STATISTICS, "reference", "regions", "border", "tolerances_um", "ignore_label"})
 """Keys that statistics have only from their own tables: they are meant for comparisons and thickness."""
 Table = dict[str, Any]
 

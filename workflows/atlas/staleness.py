@@ -72,6 +72,8 @@ def parameters_of(config: ThicknessConfig | ComparisonConfig) -> dict[str, Any]:
             no_matter |= {"tolerances_um", "boundary_widths"}
         if config.prediction is None or not thickness:
             no_matter |= {"maps"}
+        if config.prediction is not None or config.objects != "components":
+            no_matter |= {"class_names"}
         if not surface and not thickness:
             no_matter |= {"border"}
     return config.model_dump(mode="json", exclude=no_matter)
