@@ -102,6 +102,16 @@ class ComparisonJob:
         return tuple(self.maps.values())
 
     @property
+    def forms_distances(self) -> bool:
+        """Whether anything is measured for which the weights of the voxel size count."""
+        return "thickness" in self.parts or ("surface" in self.parts and self.prediction is not None)
+
+    @property
+    def dtype(self) -> np.dtype[np.int32] | np.dtype[np.int64]:
+        """Of the squared distances in the whole volume; int32 where none are formed."""
+        return distance_dtype(self.grid.shape, self.voxel_size) if self.forms_distances else np.dtype(np.int32)
+
+    @property
     def topology_grid(self) -> BlockGrid:
         """The blocks in which components are found: the job's, halved until they have at most TOPOLOGY_VOXELS."""
         sides = list(self.grid.block_shape)

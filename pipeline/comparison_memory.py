@@ -53,7 +53,6 @@ import numpy as np
 
 from pipeline.comparison import ComparisonJob
 from pipeline.geometry import Index
-from pipeline.job import distance_dtype
 from pipeline.kernels.centres import CELL
 from pipeline.memory import FIXED_BYTES
 from pipeline.overlap import MOST_VALUES, SLAB_VOXELS
@@ -99,7 +98,7 @@ def comparison_bytes(job: ComparisonJob, content: Content | None = None) -> Mapp
     content = content or Content()
     block = _clipped(job.grid.block_shape, job.grid.shape)
     voxels, wide = math.prod(block), math.prod(n + 2 for n in block)
-    size = distance_dtype(job.grid.shape, job.voxel_size).itemsize
+    size = job.dtype.itemsize
     bytes_of = [np.dtype(volume.dtype).itemsize for volume in job.sides.values()]
     pieces = sum(volume.piece_bytes(block) for volume in job.sides.values())
     labels = wide * sum(bytes_of) + pieces

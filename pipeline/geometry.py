@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 
 from pipeline.errors import InputError
+from pipeline.weights import Weights, exact_weights, weights_for
 
 Index = tuple[int, int, int]
 """A voxel position, a shape or a block index, (z, y, x)."""
@@ -77,13 +77,16 @@ class BlockGrid:
 
 @dataclass(frozen=True)
 class VoxelSize:
-    """The spacing of voxel centres, in µm (z, y, x), and the integers that make squared distances exact.
+    """The spacing of voxel centres, in µm (z, y, x), and the integers that squared distances are formed of.
 
-    spacing = n · unit with integers n without a common divisor, so the squared distance in units of
-    unit_um² is the integer Σ weight·d² with weight = n². Isotropic voxels have the weights (1, 1, 1).
+    um : as given; volumes, areas and places follow from it alone. shape : of the volume (z, y, x) in which distances
+    are formed, see `for_distances`; None: weights are exact, however large.
+    A squared distance is the integer Σ weight·d² in units of unit_um² (pipeline/weights.py). Isotropic voxels have the
+    weights (1, 1, 1).
     """
 
     um: tuple[float, float, float]
+    shape: Index | None = None
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(v) and v > 0 for v in self.um):
@@ -92,22 +95,30 @@ class VoxelSize:
                 " give it as --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7."
             )
 
+    def for_distances(self, shape: Index) -> VoxelSize:
+        """The same size with the weights for all distances in a volume of a shape (z, y, x), whatever its blocks.
+
+        Raises InputError where the squared distances of the volume exceed 2^53.
+        """
+        size = VoxelSize(self.um, shape)
+        size._weights  # noqa: B018  refused now, if at all
+        return size
+
     @cached_property
-    def _integers(self) -> tuple[tuple[int, int, int], Fraction]:
-        # The decimal text of a float is what its author wrote: 0.7 is 7/10, not its binary neighbour.
-        exact = [Fraction(repr(float(v))) for v in self.um]
-        scale = math.lcm(*(f.denominator for f in exact))
-        n_z, n_y, n_x = (int(f * scale) for f in exact)
-        divisor = math.gcd(n_z, n_y, n_x)
-        return (n_z // divisor, n_y // divisor, n_x // divisor), Fraction(divisor, scale)
+    def _weights(self) -> Weights:
+        return exact_weights(self.um) if self.shape is None else weights_for(self.um, self.shape)
 
     @property
     def weights(self) -> Index:
-        """Squared spacing in units of unit_um² (z, y, x), integers."""
-        n_z, n_y, n_x = self._integers[0]
-        return n_z * n_z, n_y * n_y, n_x * n_x
+        """Squared spacing in units of unit_um² (z, y, x), integers, exact or rounded (`largest_rounding`)."""
+        return self._weights.of_axes
 
     @property
     def unit_um(self) -> float:
         """The length whose square is the unit of all squared distances, in µm."""
-        return float(self._integers[1])
+        return self._weights.unit_um
+
+    @property
+    def largest_rounding(self) -> float:
+        """How far, relatively, a distance may be from the one by the spacings as given; 0 where weights are exact."""
+        return self._weights.largest_rounding

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 
 from pipeline.device import Device
-from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid, Index, VoxelSize
 from pipeline.ledger import Ledger
 from pipeline.volume.foreground import Foreground
 from pipeline.volume.opening import Volume
 from pipeline.volume.writing import Multiscale
+from pipeline.weights import LARGEST_SQUARED_DISTANCE, largest_squared_distance
 
 Border = Literal["unknown", "closed"]
 MapKind = Literal["thickness", "squared-radius", "none"]
@@ -23,25 +23,18 @@ Part = Literal["overlap", "topology", "surface", "thickness"]
 PARTS: tuple[Part, ...] = ("overlap", "topology", "surface", "thickness")
 """What a comparison measures, from cheap to dear; overlap, with areas and Euler numbers, is always there."""
 
-# A squared distance is formed between any voxel of a tile or cell and any centre; their boxes may stick out of the
-# volume by less than this.
-OVERHANG_VOXELS = 64
-
 
 def distance_dtype(shape: Index, voxel_size: VoxelSize) -> np.dtype[np.int32] | np.dtype[np.int64]:
     """The smallest integer type that holds every squared distance of a volume, in units of unit_um².
 
-    Raises InputError where int64 minus the bits of a brick position (2^53) is not enough.
+    voxel_size : of `for_distances`, which sees to it that int64 is enough.
     """
-    largest = sum(w * (n + OVERHANG_VOXELS) ** 2 for w, n in zip(voxel_size.weights, shape, strict=True))
+    largest = largest_squared_distance(voxel_size.weights, shape)
     if largest < 2**31:
         return np.dtype(np.int32)
-    if largest < 2**53:
+    if largest < 2 * LARGEST_SQUARED_DISTANCE:  # a grid of corners is one longer than its volume
         return np.dtype(np.int64)
-    raise InputError(
-        f"The voxel size {voxel_size.um} µm has too many digits: in steps of {voxel_size.unit_um:g} µm the squared"
-        f" distances of a volume of {shape} voxels exceed 2^53; round it, for example to four digits."
-    )
+    raise ValueError(f"{voxel_size} was not made for distances in a volume of {shape}")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from pipeline.tally import Histogram
 from pipeline.volume.laying import LaidVolume
 from pipeline.volume.opening import Volume, at_level
 from pipeline.volume.whole_numbers import WholeNumbers
+from workflows.plan_thickness import describe_distances
 from workflows.provenance import shown_circumstances, shown_place
 
 Array = npt.NDArray[Any]
@@ -107,6 +108,7 @@ def _shown(job: ComparisonJob, provenance: Mapping[str, Any]) -> dict[str, str]:
             for what, volume in job.volumes.items()
         },
         **shown_place(job.reference, job.volumes.values()),
+        **({"Distances": describe_distances(job.dtype, job.voxel_size)} if job.forms_distances else {}),
         "Border of the volume": job.border,
         "Blocks": f"{len(job.grid):,} of {' × '.join(map(str, job.grid.block_shape))} voxels",
         **shown_circumstances(provenance),

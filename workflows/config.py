@@ -120,12 +120,16 @@ class StagePlan(_Frozen):
 
 
 class ThicknessPlan(_Frozen):
-    """How a run will be done. Sizes are in voxels (z, y, x) and bytes; written_bytes are before compression."""
+    """How a run will be done. Sizes are in voxels (z, y, x) and bytes; written_bytes are before compression.
+
+    weights, unit_um : of squared distances (z, y, x). largest_rounding : of a length by them, relatively; 0 is exact.
+    """
 
     shape: Index
     voxel_size_um: tuple[float, float, float]
     weights: Index
     unit_um: float
+    largest_rounding: float = 0.0
     block_shape: Index
     blocks: Index
     device: Device = "cpu"
@@ -138,10 +142,16 @@ class ThicknessPlan(_Frozen):
 
 
 class ComparisonPlan(_Frozen):
-    """How a comparison will be done. Sizes are in voxels (z, y, x) and bytes before compression."""
+    """How a comparison will be done. Sizes are in voxels (z, y, x) and bytes before compression.
+
+    weights, unit_um, largest_rounding : as of a thickness run; None where no distance is formed.
+    """
 
     shape: Index
     voxel_size_um: tuple[float, float, float]
+    weights: Index | None = None
+    unit_um: float | None = None
+    largest_rounding: float = 0.0
     block_shape: Index
     blocks: Index
     device: Device = "cpu"

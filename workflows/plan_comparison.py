@@ -29,14 +29,16 @@ from workflows.lay_volumes import lay_volumes
 from workflows.plan_thickness import (
     BLOCK_SIDES,
     BLOCKS_PER_THREAD,
-    LARGEST_SIDE,
     SMALLEST_SIDE_FOR_SPREAD,
     advice,
+    block_asked_for,
     check_card,
     decoded_bytes,
     describe_cards,
+    describe_distances,
     fitted,
     gib,
+    one_block,
     open_regions,
     times,
     usable_bytes,
@@ -95,10 +97,7 @@ def open_comparison(
         )
     if any(not (math.isfinite(t) and t >= 0) for t in config.tolerances_um):
         raise InputError(f"--tolerance-um takes lengths of 0 µm or more, not {config.tolerances_um}.")
-    distance_dtype(reference.shape, voxel_size)
-    blocks = block_shape or config.block_shape or reference.shape
-    if any(not 1 <= side <= LARGEST_SIDE for side in blocks):
-        raise InputError(f"--block-shape {','.join(map(str, blocks))}: sides must lie between 1 and {LARGEST_SIDE}.")
+    blocks = block_shape or block_asked_for(config) or one_block(reference.shape)
     job = ComparisonJob(
         reference=reference,
         prediction=prediction,
@@ -115,6 +114,8 @@ def open_comparison(
         device=device,
         ignore_label=config.ignore_label,
     )
+    if job.forms_distances:
+        job = replace(job, voxel_size=voxel_size.for_distances(reference.shape))
     return with_blocks(job, blocks, run, maps=config.stores_maps)
 
 
@@ -167,7 +168,7 @@ def comparison_card_bytes(job: ComparisonJob) -> Mapping[str, int]:
         stages |= dict.fromkeys((surface.SEEDS_STAGE, *surface.STAGE_OF_AXIS.values()), swept)
         stages[surface.COUNT_STAGE] = max(swept, elements + surface_kernels.table_bytes())
     if "thickness" in job.parts:
-        dtype = distance_dtype(job.grid.shape, job.voxel_size)
+        dtype = job.dtype
         stages |= dict.fromkeys(("mask", "distance-y", "distance-z", "centres"), swept_card_bytes(block, dtype))
         stages["thickness"] = gathered_card_bytes(block, dtype)
     return {name: value + CARD_FIXED_BYTES for name, value in stages.items()}
@@ -233,6 +234,9 @@ def make_comparison_plan(job: ComparisonJob, stage_names: list[tuple[str, int]])
     return ComparisonPlan(
         shape=job.grid.shape,
         voxel_size_um=job.voxel_size.um,
+        weights=job.voxel_size.weights if job.forms_distances else None,
+        unit_um=job.voxel_size.unit_um if job.forms_distances else None,
+        largest_rounding=job.voxel_size.largest_rounding if job.forms_distances else 0.0,
         block_shape=job.grid.block_shape,
         blocks=job.grid.counts,
         device=job.device,
@@ -253,6 +257,7 @@ def describe_comparison(job: ComparisonJob, plan: ComparisonPlan, workers: Worke
         rows["ignored"] = f"voxels where the reference holds {job.ignore_label}"
     rows |= {
         "voxel size": f"{', '.join(f'{v:g}' for v in plan.voxel_size_um)} µm (z, y, x)",
+        **({"distances": describe_distances(job.dtype, job.voxel_size)} if job.forms_distances else {}),
         "labels": "all" if job.labels is None else ", ".join(map(str, job.labels)),
         "measures": ", ".join(job.parts) + (f", objects by {job.objects}" if job.objects != "none" else ""),
         "border": job.border,

@@ -6,14 +6,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cluster.local import Workers
 from pipeline.device import SLOTS, Device
 from pipeline.errors import InputError, PlanError
-from pipeline.geometry import BlockGrid, Index
-from pipeline.job import ThicknessJob, distance_dtype, ledger_of
+from pipeline.geometry import BlockGrid, Index, VoxelSize
+from pipeline.job import ThicknessJob, ledger_of
 from pipeline.memory import POOL_SHARE, WORKER_BYTES, card_bytes, task_bytes
 from pipeline.placement import AT_ORIGIN
 from pipeline.volume.opening import Volume, check_chosen, open_volume
@@ -28,6 +29,7 @@ BLOCKS_PER_THREAD = 2
 """So many blocks a thread, at least, before blocks larger than this side are taken: nobody waits long for the last."""
 SMALLEST_SIDE_FOR_SPREAD = 128
 LARGEST_SIDE = 32768
+"""Of a block, whose depths are stored in 16 bits; volumes have sides of any length."""
 SCRATCH_BYTES_PER_VOXEL = 1.2
 """Bits, parabolas and centres on disk, before compression, as measured on masks of half foreground."""
 
@@ -49,15 +51,13 @@ def open_job(
         raise InputError(
             f"{mask.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7 (z,y,x)."
         )
-    distance_dtype(mask.shape, voxel_size)
     others = {"regions": open_regions(config, mask)} if config.regions is not None else {}
     check_chosen([mask, *others.values()], config.choice)
     mask, laid = lay_volumes(mask, others, called="mask", box=config.box, ignore_place=config.ignore_place)
     if config.map != "none":
         mask = with_rotation_said(mask)
-    blocks = block_shape or config.block_shape or mask.shape
-    if any(not 1 <= side <= LARGEST_SIDE for side in blocks):
-        raise InputError(f"--block-shape {','.join(map(str, blocks))}: sides must lie between 1 and {LARGEST_SIDE}.")
+    voxel_size = voxel_size.for_distances(mask.shape)
+    blocks = block_shape or block_asked_for(config) or one_block(mask.shape)
     return with_blocks(
         ThicknessJob(
             mask=mask,
@@ -74,6 +74,20 @@ def open_job(
         blocks,
         run,
     )
+
+
+def block_asked_for(config: RunConfig) -> Index | None:
+    """The block shape of --block-shape, None where none was given. Raises InputError where blocks cannot have it."""
+    blocks = config.block_shape
+    if blocks is not None and any(not 1 <= side <= LARGEST_SIDE for side in blocks):
+        raise InputError(f"--block-shape {','.join(map(str, blocks))}: sides must lie between 1 and {LARGEST_SIDE}.")
+    return blocks
+
+
+def one_block(shape: Index) -> Index:
+    """A whole volume as a block, as far as blocks reach."""
+    z, y, x = (min(n, LARGEST_SIDE) for n in shape)
+    return z, y, x
 
 
 def open_regions(config: RunConfig, whole: Volume) -> Volume:
@@ -188,6 +202,7 @@ def make_plan(job: ThicknessJob) -> ThicknessPlan:
         voxel_size_um=job.voxel_size.um,
         weights=job.weights,
         unit_um=job.voxel_size.unit_um,
+        largest_rounding=job.voxel_size.largest_rounding,
         block_shape=job.grid.block_shape,
         blocks=job.grid.counts,
         device=job.device,
@@ -241,7 +256,7 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
     rows = {
         "mask": f"{job.mask.name}: {times(plan.shape)} voxels, {job.mask.dtype}, {job.foreground.describe()}",
         "voxel size": f"{spacing} µm (z, y, x)",
-        "distances": f"{job.dtype} in ({plan.unit_um:g} µm)², weights {', '.join(map(str, plan.weights))}",
+        "distances": describe_distances(job.dtype, job.voxel_size),
         "border": job.border,
         "blocks": f"{times(plan.blocks)} = {math.prod(plan.blocks):,} of {times(plan.block_shape)} voxels",
         "read": f"{gib(plan.source_bytes)} of voxels, decoded ({plan.source_bytes / voxels:.2f} bytes a voxel)",
@@ -259,6 +274,14 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
         for stage in plan.stages
     ]
     return "\n".join([*lines, *advice(job.volumes.values(), job.grid)])
+
+
+def describe_distances(dtype: np.dtype[Any], voxel_size: VoxelSize) -> str:
+    """How squared distances are formed, as a person reads it: type, unit and weights, and how they are rounded."""
+    weights = ", ".join(map(str, voxel_size.weights))
+    rounding = voxel_size.largest_rounding
+    how = f"lengths rounded by at most {rounding:.1e} of them" if rounding else "exact"
+    return f"{dtype} in ({voxel_size.unit_um:g} µm)², weights {weights}, {how}"
 
 
 def _describe_device(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> str:

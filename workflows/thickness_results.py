@@ -28,6 +28,7 @@ from pipeline.report import (
 from pipeline.statistics import thickness_statistics, write_histogram_csv, write_statistics
 from pipeline.tally import Tally
 from workflows.measure_thickness import merged_tally
+from workflows.plan_thickness import describe_distances
 from workflows.provenance import circumstances, described_input, shown_circumstances, shown_place
 from workflows.run_folder import RunFolder
 
@@ -116,6 +117,7 @@ def _report(
         "Mask": f"{job.mask.name} ({job.mask.format}, level {job.mask.level}, {job.mask.dtype})",
         **shown_place(job.mask, job.volumes.values()),
         "Foreground": job.foreground.describe(),
+        "Distances": describe_distances(job.dtype, job.voxel_size),
         "Border of the volume": job.border,
         "Blocks": f"{len(job.grid):,} of {blocks} voxels",
         "Tasks per block": f"{provenance['tasks_per_block']:.2f}",

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.comparison import ComparisonJob
 from pipeline.engine import Client, perform, run_alone
 from pipeline.geometry import BlockGrid, VoxelSize
-from pipeline.job import ThicknessJob, distance_dtype, ledger_of
+from pipeline.job import ThicknessJob, ledger_of
 from pipeline.volume.foreground import Foreground
 from pipeline.volume.opening import Volume
 from pipeline.volume.writing import create_multiscale
@@ -81,7 +81,7 @@ def _kind_of_comparison(job: ComparisonJob) -> tuple[object, ...]:
     volumes = (job.reference, job.prediction, job.image, job.regions)
     dtypes = tuple(volume.dtype if volume else None for volume in volumes)
     return (
-        "compare", job.device, distance_dtype(job.grid.shape, job.voxel_size), dtypes, job.parts, job.objects,
+        "compare", job.device, job.dtype, dtypes, job.parts, job.objects,
         bool(job.widths), bool(job.maps),
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ def _tiny_comparisons(job: ComparisonJob, folder: Path) -> Iterator[ComparisonJo
 
     Small labels never do: distances are as wide as the box of a label asks for.
     """
-    wide = distance_dtype(job.grid.shape, job.voxel_size) == np.int64
+    wide = job.dtype == np.int64
     narrow = VoxelSize((1.0, 1.0, 1.0))
     for number, voxel_size in enumerate([narrow, WIDE] if wide else [narrow]):
         here = folder / str(number)

@@ -4,7 +4,8 @@ Definitions: Hausdorff and its percentile, average distances (ASSD, MASD) and th
 between surface voxels as MetricsReloaded and MONAI have them (Maier-Hein et al. 2024); NSD between surface elements
 weighted by area as google-deepmind/surface-distance has it (Nikolov et al. 2021); boundary IoU as MetricsReloaded and,
 by name, as Cheng et al. (2021) have it. A distance is √D·unit_um in µm with D the integer of the tally, so a tolerance
-t includes exactly the distances D ≤ t²/unit²: both are fractions, and no √3 meets a rounded 1.7320508.
+t includes exactly the distances D ≤ t²/unit²: both are fractions, and no √3 meets a rounded 1.7320508. Where weights
+are rounded (pipeline/weights.py), it includes every distance ≤ t by the spacings as given, none above t·(1 + 3·10⁻⁷).
 
 Ignored voxels (pipeline/surface.py) bear no elements: a mask all of whose elements they take counts as an empty one.
 Empty masks: where one is empty distances are infinite, NSD and boundary IoU are 0; where both are empty all are NaN.
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from pipeline.geometry import VoxelSize
 from pipeline.kernels.surface import UNREACHABLE
 from pipeline.surface import LAYERS, SIDES, Kind, Side, SurfaceTally
+from pipeline.weights import decimals
 
 Areas = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -43,14 +45,9 @@ ONE_CLEAR = (
 ONE_SURFACE = "the label is in only one of the two volumes, so the distance to the other surface is infinite"
 
 
-def unit_um(voxel_size: VoxelSize) -> Fraction:
-    """The length whose square is the unit of all squared distances, in µm, exactly."""
-    return Fraction(repr(float(voxel_size.um[0]))) / math.isqrt(voxel_size.weights[0])
-
-
 def distances_um(squared_distance: Counts, voxel_size: VoxelSize) -> npt.NDArray[np.float64]:
     """√D·unit in µm; infinite where the other surface has no elements."""
-    lengths: npt.NDArray[np.float64] = np.sqrt(squared_distance.astype(np.float64)) * float(unit_um(voxel_size))
+    lengths: npt.NDArray[np.float64] = np.sqrt(squared_distance.astype(np.float64)) * voxel_size.unit_um
     lengths[squared_distance == UNREACHABLE] = math.inf
     return lengths
 
@@ -219,9 +216,13 @@ def _largest(values: Sequence[float]) -> float:
 
 
 def _within(tolerance_um: float, voxel_size: VoxelSize) -> int:
-    """The largest squared distance within a tolerance: ⌊t²/unit²⌋, from the decimal text of t."""
+    """The largest squared distance within a tolerance: ⌊t²/unit²⌋, from the decimal text of t.
+
+    Rounded weights differ in their unit by axis: the finest counts, so that no distance ≤ t is lost.
+    """
     tolerance = Fraction(repr(float(tolerance_um)))
-    return min(math.floor((tolerance / unit_um(voxel_size)) ** 2), UNREACHABLE - 1)
+    per_um2 = max(w / spacing**2 for w, spacing in zip(voxel_size.weights, decimals(voxel_size.um), strict=True))
+    return min(math.floor(tolerance**2 * per_um2), UNREACHABLE - 1)
 
 
 def _sum_um(squared: Counts, count: Counts, voxel_size: VoxelSize) -> float:

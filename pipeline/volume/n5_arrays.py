@@ -280,7 +280,7 @@ def _describe(
     axes = stored_axes(where, cut.shape, names)
     stated, placement = in_space(where, axes, documents, level, is_given=voxel_size_um is not None)
     array = N5Array(location, array_path, axes, metadata, cut.at if any(cut.at) else ())
-    thickness = () if "z" in axes or voxel_size_um or stated is None else (f"{where} {THICKNESS_TAKEN}",)
+    thickness = () if "z" in axes or voxel_size_um or stated is None else (f"{where} {THICKNESS_TAKEN}.",)
     unstored = check_layout(open_store(location), array_path, array.is_object, "/".join("0" * len(axes)))
     return Volume(
         location=location,

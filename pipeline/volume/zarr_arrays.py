@@ -303,7 +303,7 @@ def _describe(
     stated, placement = _in_space(location, image, level, axes, voxel_size_um)
     warnings = image.warnings if image else ()
     if "z" not in axes and stated and not voxel_size_um:
-        warnings = (*warnings, f"{where} {THICKNESS_TAKEN}")
+        warnings = (*warnings, f"{where} {THICKNESS_TAKEN}.")
     own = array.attrs.get(OWN)
     metadata_sha256 = _metadata_sha256(array)
     stored = ZarrArray(location, array_path, axes, metadata_sha256, cut.at if any(cut.at) else ())

@@ -51,7 +51,8 @@ def measured_tally(
     if loose:
         boxes = [Box((0, 0, 0), (z, y, x)), Box((0, 0, 0), (z, y, x))]
     ledger = Ledger(folder)
-    label = LabelSurfaces("5", grid, boxes[0], boxes[1], VoxelSize(spacing), ledger, widths, device)
+    size = VoxelSize(spacing).for_distances((z, y, x))
+    label = LabelSurfaces("5", grid, boxes[0], boxes[1], size, ledger, widths, device)
     blocks = [block for block in grid if label.touches(block)]
     passed = {block: _ignored_around(ignored, grid.box(block), max((1, *widths))) for block in blocks}
     for block in blocks:

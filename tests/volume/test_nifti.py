@@ -100,7 +100,7 @@ def test_units_of_size_and_place(tmp_path: Path, kind: str, unit: str, um: float
     volume = open_volume(str(tmp_path / "v.nii"))
     assert volume.voxel_size == VoxelSize((3.0 * um, 0.7 * um, 0.5 * um))
     check_corners(volume, oracle, um)
-    said = f"{tmp_path}/v.nii does not say in which unit its voxel size is, so it is taken for mm"
+    said = f"{tmp_path}/v.nii does not say in which unit its voxel size is, so it is taken for mm."
     assert volume.warnings == ((said,) if unit == "unknown" else ())
 
 
@@ -131,7 +131,7 @@ def test_the_sform_goes_before_a_qform_that_differs(tmp_path: Path) -> None:
     library.save(image, tmp_path / "v.nii")
     volume = open_volume(str(tmp_path / "v.nii"))
     check_corners(volume, library.load(tmp_path / "v.nii"))
-    assert volume.warnings == (f"{tmp_path}/v.nii has a qform that differs from its sform; the sform counts",)
+    assert volume.warnings == (f"{tmp_path}/v.nii has a qform that differs from its sform; the sform counts.",)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_size_of_zero_is_not_stated(
     assert volume.voxel_size is None
     shown = ", ".join("0" if axis in zeroed else "1" for axis in (3, 2, 1))
     assert volume.warnings == (
-        f"{path} has the pixdim {shown} (z, y, x), and a size of 0 says nothing; give --voxel-size-um",
+        f"{path} has the pixdim {shown} (z, y, x), and a size of 0 says nothing; give --voxel-size-um.",
     )
     assert open_volume(str(path), voxel_size_um=(3, 2, 1)).voxel_size == VoxelSize((3, 2, 1))
     assert capsys.readouterr() == ("", "")

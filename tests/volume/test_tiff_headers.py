@@ -116,7 +116,7 @@ def test_bits_are_read_as_they_are_shown(tmp_path: Path, compression: str, stack
     np.testing.assert_array_equal(volume.read(volume.box), MASK)
     box = Box((2, 3, 5), (6, 9, 12))
     np.testing.assert_array_equal(volume.read(box), MASK[box.slices])
-    said = f"{place} has bits of which 0 is white (MinIsWhite); it is read as it is shown, white as 1"
+    said = f"{place} has bits of which 0 is white (MinIsWhite); it is read as it is shown, white as 1."
     assert volume.warnings == ((said,) if photometric == WHITE else ())
 
 
@@ -173,4 +173,4 @@ def test_grey_of_which_0_is_white_stays_as_it_is_stored_and_is_told(
     volume = open_volume(str(place))
     np.testing.assert_array_equal(volume.read(volume.box), voxels)
     said = f"{place} has values of which 0 is white (MinIsWhite); they are taken as they are stored, the low ones being"
-    assert volume.warnings == (f"{said} bright",)
+    assert volume.warnings == (f"{said} bright.",)
