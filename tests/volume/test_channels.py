@@ -193,3 +193,21 @@ def test_axes_that_are_neither_are_refused(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a.zarr", shape=(2, 4, 5, 6), dtype="u2", dimension_names=["angle", "z", "y", "x"])
     with pytest.raises(InputError, match="2 positions along axis angle"):
         open_volume(str(tmp_path / "a.zarr"), channel="0")
+
+
+@pytest.mark.parametrize("kind", ["OME-Zarr", "TIFF", "OME-TIFF", "N5"])
+def test_a_channel_of_a_plane(tmp_path: Path, kind: str) -> None:
+    planes = VOXELS[0, :, 0]
+    where = tmp_path / ("p.ome.tif" if kind == "OME-TIFF" else "p.tif" if kind == "TIFF" else "p.store")
+    if kind == "OME-Zarr":
+        write_ome_zarr(where, planes, axes="cyx", scale=(1, 0.7, 0.5))
+    elif kind == "N5":
+        document = {"dimensions": [13, 11, 3], "blockSize": [6, 5, 2], "dataType": "uint16", "axes": ["x", "y", "c"]}
+        write_n5_array(where, planes, document | {"compression": {"type": "raw"}})
+    else:
+        tifffile.imwrite(where, planes, metadata={"axes": "CYX"}, photometric="minisblack", compression="zlib")
+    with pytest.raises(InputError, match=r"has 3 channels .*choose one with --channel"):
+        open_volume(str(where))
+    volume = open_volume(str(where), channel="2")
+    assert volume.shape == (1, 11, 13)
+    np.testing.assert_array_equal(volume.read(volume.box)[0], planes[2])
