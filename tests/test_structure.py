@@ -36,6 +36,8 @@ DOORS = {
     "tifffile": ("pipeline.volume",),
     "imagecodecs": ("pipeline.volume",),
     "nibabel": ("pipeline.volume",),
+    "h5py": ("pipeline.volume",),
+    "hdf5plugin": ("pipeline.volume",),
     "matplotlib": ("pipeline.report",),
     "jinja2": ("pipeline.report",),
     "PIL": ("pipeline.report", "pipeline.volume"),

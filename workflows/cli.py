@@ -233,7 +233,7 @@ plan_app.command("compare")(comparison_commands.plan_comparison)
 def convert(
     source: Annotated[
         str,
-        typer.Argument(help="Zarr, folder of TIFF or JPEG 2000 slices, multi-page TIFF, NIfTI or .npy (path or URL)."),
+        typer.Argument(help="Zarr, HDF5, NRRD, NIfTI, TIFF, a folder of slices or any other volume (path or URL)."),
     ],
     target: Annotated[Path, typer.Argument(help="TARGET.ome.zarr, which must not exist.")],
     voxel_size_um: VoxelSizeOption = None,

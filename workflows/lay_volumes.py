@@ -102,7 +102,8 @@ def _find(
         although = f" although it {why}" if why else ""
         return _Found(Turn(), reference.box), (f"{names[0]} is laid on {names[1]} voxel by voxel{although}.",)
     if why:
-        raise InputError(f"{names[0]} {why}; {RESAMPLE.format(what=what, called=called)}.")
+        size = "give the size of both with --voxel-size-um where it is one, " if why.startswith("has voxels") else ""
+        raise InputError(f"{names[0]} {why}; {size}{RESAMPLE.format(what=what, called=called)}.")
     if not (ours and theirs) and volume.shape != reference.shape:
         raise InputError(_other_grid(*as_stored) + ".")
     if found.turn == Turn():

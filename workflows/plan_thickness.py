@@ -242,7 +242,7 @@ def advice(volumes: Iterable[Volume], grid: BlockGrid) -> list[str]:
             sentences.append(
                 f"{volume.name} is decoded {decoded / plain:.3g} times over, {decoded / math.prod(volume.shape):.3g}"
                 f" bytes read a voxel, as its smallest readable part is {times(volume.chunk_shape)}; make it a Zarr"
-                f" volume first: voxcaliper convert {volume.location} TARGET.ome.zarr"
+                f" volume first: voxcaliper convert {volume.name} TARGET.ome.zarr"
             )
     return sentences
 

@@ -10,9 +10,9 @@ import hashlib
 import io
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -24,14 +24,25 @@ from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position
 from pipeline.volume.choice import NOTHING_CHOSEN, Choice, Kind
 from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
+from pipeline.volume.file_header import FileHeader
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
+from pipeline.volume.inflated import KEPT_BYTES as INFLATED_BYTES
+from pipeline.volume.inflated import PIECE_BYTES, InflatedFile
+from pipeline.volume.meta_image import read_meta_image
+from pipeline.volume.mgh import read_mgh
+from pipeline.volume.mrc import read_mrc
 from pipeline.volume.nifti import NIFTI_BYTES, NiftiHeader, read_nifti_header
+from pipeline.volume.nifti_pair import read_nifti_pair
+from pipeline.volume.npz import read_npz
+from pipeline.volume.nrrd import read_nrrd
 from pipeline.volume.patience import patiently, reason
 from pipeline.volume.pictures import Picture
 from pipeline.volume.ranged import HEADER_BYTES, RangedFile
+from pipeline.volume.raw import read_raw
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice, TiffVolume
 from pipeline.volume.volumes import Volume
+from pipeline.volume.vtk import read_vti, read_vtk
 
 GZIP = b"\x1f\x8b"
 """What files begin with that gzip compressed."""
@@ -46,6 +57,7 @@ class Contents:
     placement : None where the file says nothing of it.
     warnings : the rest of sentences that begin with the file's name.
     selection : channel and time point that were chosen.
+    beside : location of a second file, with the voxels or with what is said of them; "" where there is none.
     """
 
     format: str
@@ -60,6 +72,7 @@ class Contents:
     placement: Placement | None = None
     warnings: tuple[str, ...] = ()
     selection: tuple[tuple[Kind, int], ...] = ()
+    beside: str = ""
 
     @property
     def metadata_sha256(self) -> str:
@@ -69,13 +82,15 @@ class Contents:
 
 @dataclass(frozen=True)
 class FileArray:
-    """A `StoredArray` in one file.
+    """A `StoredArray` in one file. opened : what its store said of it when the volume was opened.
 
-    opened : what its store said of it when the volume was opened. channel, time : as they were chosen.
+    beside : location of a second file that the volume needs, and what was said of it; None of one that was not there.
+    channel, time : as they were chosen.
     """
 
     location: str
     opened: ObjectStat
+    beside: tuple[str, ObjectStat | None] | None = None
     channel: str | None = None
     time: int | None = None
     stored_axes: ClassVar[str] = "zyx"
@@ -89,7 +104,7 @@ class FileArray:
         """
         store = open_store(self.location)
         try:
-            voxels = _read_header(store, self.opened, self.channel, self.time).read(box)
+            voxels = _read_header(store, self.opened, self.beside, self.channel, self.time).read(box)
         except (ValueError, FileNotFoundError, InputError) as error:
             self._check_unchanged(store)
             raise StorageError(
@@ -108,6 +123,11 @@ class FileArray:
                 f"{self.location} changed while it was read, so its voxels may be of two volumes; start again when it"
                 " is complete."
             )
+        if self.beside and (held := open_store(self.beside[0]).stat("")) != self.beside[1]:
+            raise StorageError(
+                f"{self.location} goes with {self.beside[0]}, which"
+                f" {'changed since it was opened; start again' if held else 'is missing; restore it from a copy'}."
+            )
 
     def object_key(self, index: Index) -> str:
         """The location itself."""
@@ -117,8 +137,12 @@ class FileArray:
         """Of the file; None where it is missing."""
         return open_store(self.location).stat("")
 
-    def listed(self) -> None:
-        """One object is soon asked for."""
+    def listed(self) -> Iterator[tuple[str, ObjectStat]] | None:
+        """None: one object is soon asked for. Where there is a second one, both."""
+        if self.beside is None:
+            return None
+        found = {"": self.object_stat((0, 0, 0)), self.beside[0]: open_store(self.beside[0]).stat("")}
+        return ((key, stat) for key, stat in found.items() if stat is not None)
 
 
 def is_file(store: Store) -> bool:
@@ -136,7 +160,9 @@ def open_file(location: str, level: int, voxel_size_um: Position | None, choice:
         raise StorageError(f"{location} is missing; restore it from a copy.")
     try:
         channel, time = choice.get("channel"), choice.get("time")
-        found = patiently(lambda: _read_header(store, stat, channel, time))
+        found = patiently(lambda: _read_header(store, stat, None, channel, time))
+        beside = (found.beside, open_store(found.beside).stat("")) if found.beside else None
+        found = patiently(lambda: _read_header(store, stat, beside, channel, time))
     except OSError as error:
         raise StorageError(f"{location} cannot be read: {reason(error)}; check the store.") from error
     if found.dtype.kind not in "biuf":
@@ -144,7 +170,7 @@ def open_file(location: str, level: int, voxel_size_um: Position | None, choice:
     return Volume(
         location=location,
         array_path="",
-        array=FileArray(location, stat, channel, time) if found.selection else FileArray(location, stat),
+        array=FileArray(location, stat, beside, *((channel, time) if found.selection else ())),
         shape=found.shape,
         dtype=found.dtype.name,
         chunk_shape=found.chunk_shape,
@@ -166,8 +192,14 @@ def open_file(location: str, level: int, voxel_size_um: Position | None, choice:
 
 
 @lru_cache(maxsize=16)
-def _read_header(store: Store, _stat: ObjectStat, channel: str | None, time: int | None) -> Contents:
-    # What the store says of the file is part of the key: a file that was replaced is opened anew.
+def _read_header(
+    store: Store,
+    _stat: ObjectStat,
+    _beside: tuple[str, ObjectStat | None] | None,
+    channel: str | None = None,
+    time: int | None = None,
+) -> Contents:
+    # What the store says of the files is part of the key: a file that was replaced is opened anew.
     kind, reader = next(found for suffix, found in READERS.items() if store.location.lower().endswith(suffix))
     try:
         if reader is _tiff:
@@ -288,6 +320,36 @@ def _compressed_nifti(file: RangedFile) -> Contents:
     )
 
 
+def _described(read_header: Callable[[RangedFile], FileHeader], file: RangedFile) -> Contents:
+    """Of a file whose header says where voxels lie one after the other, deflated or not, here or in another file."""
+    try:
+        header = read_header(file)
+        held = RangedFile(open_store(header.data)) if header.data else file
+    except FileNotFoundError as error:
+        raise NotAVolumeError(f"has its voxels in {error.filename}, which is missing; put it there") from error
+    flat = header.flat
+    contents = replace(
+        _flat_contents(held, header.format, flat, header.voxel_size),
+        placement=header.placement,
+        warnings=header.warnings,
+        beside=header.data or header.said_in,
+    )
+    whole = flat.offset + math.prod(flat.shape) * flat.dtype.itemsize
+    if header.deflated is None:
+        if flat.offset < 0 or held.size < whole:
+            where = f" in {header.data}" if header.data else ""
+            raise NotAVolumeError(f"has {held.size:,} bytes{where} where {whole:,} are needed; fetch it again")
+        return contents
+    content = InflatedFile(held.read_at, header.deflated, whole)
+    return replace(
+        contents,
+        chunk_shape=(1, flat.shape[1], flat.shape[2]),
+        decode_bytes=3 * flat.layer_bytes + 4 * PIECE_BYTES,
+        kept_bytes=INFLATED_BYTES,
+        read=lambda box: flat.read(content.read_at, box),
+    )
+
+
 READERS: dict[str, tuple[str, Callable[[RangedFile], Contents]]] = {
     ".tif": ("TIFF file", _tiff),
     ".tiff": ("TIFF file", _tiff),
@@ -296,5 +358,16 @@ READERS: dict[str, tuple[str, Callable[[RangedFile], Contents]]] = {
     ".npy": (".npy file", _npy),
     ".png": ("PNG picture", _picture),
     ".bmp": ("BMP picture", _picture),
+    ".nrrd": ("NRRD file", partial(_described, read_nrrd)),
+    ".nhdr": ("NRRD header", partial(_described, read_nrrd)),
+    ".mha": ("MetaImage file", partial(_described, read_meta_image)),
+    ".mhd": ("MetaImage header", partial(_described, read_meta_image)),
+    **dict.fromkeys((".raw", ".vol"), ("file of raw voxels", partial(_described, read_raw))),
+    **dict.fromkeys((".mgh", ".mgz"), ("MGH file", partial(_described, read_mgh))),
+    **dict.fromkeys((".hdr", ".hdr.gz", ".img", ".img.gz"), ("NIfTI pair", partial(_described, read_nifti_pair))),
+    **dict.fromkeys((".mrc", ".map", ".rec", ".st"), ("MRC file", partial(_described, read_mrc))),
+    ".npz": (".npz file", partial(_described, read_npz)),
+    ".vtk": ("VTK file", partial(_described, read_vtk)),
+    ".vti": ("VTK file", partial(_described, read_vti)),
 }
 """By the end of a file's name."""

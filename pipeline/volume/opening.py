@@ -12,8 +12,11 @@ from pipeline.errors import InputError
 from pipeline.placement import Position
 from pipeline.volume.choice import Choice, check_chosen
 from pipeline.volume.files import is_file, open_file
+from pipeline.volume.hdf5 import find_hdf5
 from pipeline.volume.n5_arrays import is_n5, open_n5
 from pipeline.volume.ome_files import find_ome_files
+from pipeline.volume.other_formats import way_out
+from pipeline.volume.precomputed import find_precomputed
 from pipeline.volume.slices import find_stack
 from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
 from pipeline.volume.volumes import Volume
@@ -46,12 +49,19 @@ def _where(holds: Callable[[Store], bool], opens: Callable[..., Volume]) -> Call
 
 FORMATS = (
     Format("an OME-TIFF in several files", find_ome_files, has_channels=True),
-    Format("a file (.tif, .nii, .nii.gz, .npy, .png, .bmp)", _where(is_file, open_file), has_channels=True),
-    Format("a Zarr array or image", _where(is_zarr, open_zarr), has_channels=True),
+    Format(
+        "a file (.tif, .nii, .nii.gz, .hdr, .npy, .npz, .nrrd, .nhdr, .mha, .mhd, .mgz, .mrc, .vtk, .vti, .raw, .vol,"
+        " .png, .bmp)",
+        _where(is_file, open_file),
+        has_channels=True,
+    ),
+    Format("an HDF5 data set (x.h5/PATH)", find_hdf5),
+    Format("a Zarr array or image, also in a ZIP archive", _where(is_zarr, open_zarr), has_channels=True),
     Format("an N5 data set", _where(is_n5, open_n5), has_channels=True),
-    Format("a folder of slices (TIFF or JPEG 2000)", find_stack),
+    Format("a Neuroglancer precomputed volume", find_precomputed),
+    Format("a folder of slices (TIFF, JPEG 2000, PNG or BMP)", find_stack),
 )
-"""In the order in which they are tried."""
+"""In the order in which they are tried. Files are told by the ends of their names: pipeline.volume.files.READERS."""
 
 
 def open_volume(
@@ -123,11 +133,14 @@ def _nothing_there(location: str) -> str:
     if "://" in location:
         return f"{location} holds no volume{names}: check the address."
     if os.path.isdir(location):
-        return f"{location} is a folder without a volume (it holds {listing(sorted(os.listdir(location)))}){names}."
+        held = sorted(os.listdir(location))
+        way = way_out(held)
+        return f"{location} is a folder without a volume (it holds {listing(held)}){names}{f'; {way}' if way else ''}."
     if os.path.islink(location) and not os.path.exists(location):
         return f"{location} is a link that points nowhere ({os.readlink(location)}); mend it."
     if os.path.exists(location):
-        return f"{location} is a file of no known kind{names}."
+        way = way_out([location])
+        return f"{location} is not read; {way}." if way else f"{location} is a file of no known kind{names}."
     folder = os.path.dirname(location)
     while folder and not os.path.isdir(folder):
         folder = os.path.dirname(folder)

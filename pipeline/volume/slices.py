@@ -1,4 +1,4 @@
-"""Folders of slices as volumes: TIFF, or JPEG 2000 as the Human Organ Atlas publishes it.
+"""Folders of slices as volumes: TIFF, JPEG 2000 as the Human Organ Atlas publishes it, PNG or BMP.
 
 A slice is a stored object, named by its file. Which slices there are, their order and their one shape are found when
 the stack is opened.
@@ -24,15 +24,18 @@ from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Position
 from pipeline.volume.jpeg2000 import Jpeg2000Slice
 from pipeline.volume.patience import patiently, reason
+from pipeline.volume.picture_slices import PictureSlice
 from pipeline.volume.ranged import RangedFile
 from pipeline.volume.slice_names import MOST_FILES, check_names, names_in, natural
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.tiff import TiffSlice
 from pipeline.volume.volumes import PIECE_BYTES, Volume
 
-CODECS: dict[str, tuple[type[TiffSlice | Jpeg2000Slice], tuple[str, ...]]] = {
+CODECS: dict[str, tuple[type[TiffSlice | Jpeg2000Slice | PictureSlice], tuple[str, ...]]] = {
     "TIFF": (TiffSlice, (".tif", ".tiff")),
     "JPEG 2000": (Jpeg2000Slice, (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc")),
+    "PNG": (PictureSlice, (".png",)),
+    "BMP": (PictureSlice, (".bmp",)),
 }
 PLANES_BYTES = 256 * 2**20
 """Decoded planes that a process keeps, of all its stacks together."""

@@ -25,6 +25,7 @@ from pipeline.volume.patience import patiently, reason
 from pipeline.volume.remote import RemoteStore
 from pipeline.volume.stored_objects import AT_ONCE, PAGE, ObjectStat, RefusedError, Store, opened
 from pipeline.volume.web_index import children
+from pipeline.volume.zip_store import ZipMembers, in_archive
 
 __all__ = ["AT_ONCE", "ObjectStat", "RefusedError", "Store", "absolute_location", "open_store"]
 
@@ -276,8 +277,19 @@ def open_store(location: str) -> Store:
     Raises InputError for a scheme that nobody knows or that needs a package which is not installed.
     """
     location = absolute_location(location)
+    if in_archive(location):
+        return opened(_zip_members, location)
     scheme = location.partition("://")[0] if "://" in location else ""
     return opened(KINDS.get(scheme, FsspecObjects), location)
+
+
+def _zip_members(location: str) -> ZipMembers:
+    archive, place = in_archive(location) or (location, "")
+    folder, _, name = archive.rpartition("/")
+    scheme = location.partition("://")[0] if "://" in location else ""
+    above = opened(KINDS.get(scheme, FsspecObjects), folder or "/")
+    web = scheme.startswith("http")  # addresses are encoded, keys not
+    return ZipMembers(location, (above, unquote(name) if web else name), unquote(place) if web else place)
 
 
 def absolute_location(location: str) -> str:

@@ -120,7 +120,7 @@ def test_over_the_web_with_faults(root: Path, kind: str, server: Server) -> None
     assert any(request.status in (0, 500, 503) for request in server.requests)
 
 
-@pytest.mark.parametrize("kind", ["npy", "nii.gz", "tiled tiff", "tiff slices", "jp2 slices"])
+@pytest.mark.parametrize("kind", ["npy", "nii.gz", "tiled tiff", "tiff slices", "jp2 slices", "chunked HDF5", "nrrd"])
 def test_over_s3_with_faults(root: Path, kind: str, bucket: Bucket) -> None:
     url = bucket.upload(location(root, kind), f"some/where/{location(root, kind).name}")
     bucket.server.faults = first_tries("drop", 500, "truncate", 503)
@@ -156,7 +156,7 @@ def test_blocks_of_a_compressed_file_do_not_begin_at_its_beginning(tmp_path: Pat
         assert server.sent - first_pass < 0.6 * file.stat().st_size
 
 
-@pytest.mark.parametrize("kind", ["npy", "nii.gz", "tiled tiff", "jp2 slices"])
+@pytest.mark.parametrize("kind", ["npy", "nii.gz", "tiled tiff", "jp2 slices", "HDF5"])
 def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path, kind: str) -> None:
     where = FORMATS[kind](tmp_path, VOXELS)
     before = open_volume(str(where))
@@ -183,7 +183,7 @@ def test_another_file_under_the_name_of_a_volume(tmp_path: Path) -> None:
         volume.read(Box((0, 0, 0), (1, 1, 1)))
 
 
-@pytest.mark.parametrize("kind", ["npy", "nii.gz", "tiled tiff"])
+@pytest.mark.parametrize("kind", ["npy", "nii.gz", "tiled tiff", "chunked HDF5"])
 @pytest.mark.parametrize("where", ["local", "http"])
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, kind: str, where: str) -> None:
     """No half is of another volume, in this process or in another one."""
@@ -223,7 +223,7 @@ def cut(file: Path, share: float) -> None:
     file.write_bytes(content[: int(len(content) * share)])
 
 
-@pytest.mark.parametrize("kind", ["npy", "nii", "nii.gz", "plain tiff", "striped tiff"])
+@pytest.mark.parametrize("kind", ["npy", "nii", "nii.gz", "plain tiff", "striped tiff", "HDF5"])
 def test_a_file_that_is_cut_off(tmp_path: Path, kind: str) -> None:
     file = FORMATS[kind](tmp_path, VOXELS)
     volume = open_volume(str(file))

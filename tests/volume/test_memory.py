@@ -126,7 +126,21 @@ def test_convert(tmp_path: Path, kind: str, shape: Index, labels: bool) -> None:
         assert formula < voxels.nbytes
 
 
-@pytest.mark.parametrize("kind", ["npy", "fortran npy", "nii.gz", "striped tiff", "tiled tiff slices", "tiff slices"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "npy",
+        "fortran npy",
+        "nii.gz",
+        "zlib mha",
+        "compressed npz",
+        "raw",
+        "png slices",
+        "striped tiff",
+        "tiled tiff slices",
+        "tiff slices",
+    ],
+)
 def test_read_a_block_of_a_file(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.volume.slices.PLANES_BYTES", 0)
     monkeypatch.setattr("pipeline.volume.volumes.PIECE_BYTES", 2**19)

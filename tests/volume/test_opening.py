@@ -206,11 +206,11 @@ def refused(location: Path | str, **options: Any) -> str:
 
 def test_refusals_say_what_is_there(tmp_path: Path) -> None:
     write_ome_zarr(tmp_path / "i.zarr", grey())
-    (tmp_path / "scan.raw").write_bytes(b"II*")
+    (tmp_path / "scan.dat").write_bytes(b"II*")
     zarr.create_group(tmp_path / "group.zarr").create_array("a", shape=(2, 2, 2), dtype="u1")
-    assert f"{tmp_path} holds group.zarr, i.zarr, scan.raw" in refused(tmp_path / "image.zarr")
+    assert f"{tmp_path} holds group.zarr, i.zarr, scan.dat" in refused(tmp_path / "image.zarr")
     assert "is a folder without a volume (it holds group.zarr" in refused(tmp_path)
-    assert "is a file of no known kind; a volume is" in refused(tmp_path / "scan.raw")
+    assert "is a file of no known kind; a volume is" in refused(tmp_path / "scan.dat")
     assert "no level 2; its levels are 0 to 1 (0, 1)" in refused(tmp_path / "i.zarr", level=2)
     assert "one array, so it has no level 1" in refused(tmp_path / "i.zarr" / "0", level=1)
     assert "it holds a: give one" in refused(tmp_path / "group.zarr")

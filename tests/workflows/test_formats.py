@@ -60,8 +60,12 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bucket]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["npy", "nii", "nii.gz", "plain tiff", "tiled tiff", "striped tiff slices", "jp2 slices"]
-)
+    "kind",
+    [
+        "npy", "nii", "nii.gz", "plain tiff", "tiled tiff", "striped tiff slices", "jp2 slices", "chunked HDF5",
+        "zlib mha", "nrrd", "png slices",
+    ],
+)  # fmt: skip
 def test_the_same_numbers(tmp_path: Path, measure: Command, expected: dict[str, bytes], kind: str) -> None:
     where = FORMATS[kind](tmp_path, VOXELS)
     done = measure(where, tmp_path / "run", *ABOVE)

@@ -178,7 +178,13 @@ def test_comparing_other_grids(not_compared: Refusal, mask: Path, tmp_path: Path
     smaller = store(tmp_path / "smaller.ome.zarr", np.ones((64, 64, 63), np.uint8))
     assert not_compared(mask, smaller) == (
         f"The prediction {smaller}/0 has 64 × 64 × 63 voxels and the reference {mask}/0 has 64 × 64 × 64 (z, y, x);"
-        " both must have the same grid."
+        " both must have the same grid, and its first voxel lies on voxel (0, 0, 0) (z, y, x) of the reference; give"
+        " --box reference (beside the prediction is background) or --box common (what all volumes hold)."
+    )
+    np.save(tmp_path / "smaller.npy", np.ones((64, 64, 63), np.uint8))
+    assert not_compared(mask, tmp_path / "smaller.npy") == (
+        f"The prediction {tmp_path}/smaller.npy has 64 × 64 × 63 voxels and the reference {mask}/0 has 64 × 64 × 64"
+        " (z, y, x); both must have the same grid."
     )
 
 

@@ -412,8 +412,6 @@ def test_a_rotation_is_kept_beside_the_map(here: Command, tmp_path: Path) -> Non
     source, measured = open_volume(mask), open_volume(str(tmp_path / "run" / "thickness.ome.zarr"))
     assert measured.placement == source.placement
     assert (to_xarray(source) * open_run(tmp_path / "run").thickness).shape == source.shape
-    again = here("compare", mask, tmp_path / "run" / "thickness.ome.zarr", "--run", tmp_path / "other", "-q")
-    assert "holds float32 values" in again.failure()
 
 
 def test_info_shows_the_place(here: Command, tmp_path: Path) -> None:
