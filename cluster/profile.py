@@ -6,8 +6,10 @@ cluster/profiles are commented examples of the last one.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +82,7 @@ CacheSize = Annotated[int, BeforeValidator(_cache_size)]
 Name = Annotated[str, Field(pattern=r"^[\w.,:@+-]+$")]
 Scratch = Annotated[str, Field(pattern=r"^[\w./${}-]+$")]
 Directive = Annotated[str, BeforeValidator(_directive)]
+LeftOut = Literal["--cpus-per-task", "--gres", "--mem", "--ntasks", "--time"]
 Line = Annotated[str, BeforeValidator(_line)]
 AbsolutePath = Annotated[Path, BeforeValidator(_path)]
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -94,15 +97,23 @@ class _Workers(_Section):
 
     cache, cache_size : folder (of the machine where a worker runs) and size of what is kept of remote stores, 0 for
         nothing; None for what the environment says (VOXCALIPER_CACHE, VOXCALIPER_CACHE_SIZE), else a default.
+    refused_is_absent : objects of a remote store that it refuses (403) count as not stored; False for what the
+        environment says (VOXCALIPER_REFUSED_IS_ABSENT).
     """
 
     cache: Scratch | None = None
     cache_size: CacheSize | None = None
+    refused_is_absent: bool = False
 
     @property
     def cache_environment(self) -> dict[str, str]:
         """The same as variables, for the driver and every worker. The folder may hold variables of the shell."""
-        given = {"VOXCALIPER_CACHE": self.cache, "VOXCALIPER_CACHE_SIZE": self.cache_size}
+        refused = "1" if self.refused_is_absent else None
+        given = {
+            "VOXCALIPER_CACHE": self.cache,
+            "VOXCALIPER_CACHE_SIZE": self.cache_size,
+            "VOXCALIPER_REFUSED_IS_ABSENT": refused,
+        }
         return {name: str(value) for name, value in given.items() if value is not None}
 
 
@@ -147,7 +158,9 @@ class SlurmProfile(_Workers):
     gpu_memory : of one GPU, because plans are made before any job runs.
     setup : lines of shell that prepare the environment. python : the interpreter there, None for this one.
     scratch : a local folder of the node. interface : network interface of workers and driver.
-    directives : further options of sbatch. preemptible : jobs are often taken away, so blocks get more tries.
+    directives : further options of sbatch. leave_out : options that are not written, where a site does not take them;
+        "--mem" is any request for memory. memory_as : "per-job", or "per-cpu" (--mem-per-cpu).
+    preemptible : jobs are often taken away, so blocks get more tries.
     workers_as : "jobs", or "steps" inside the allocation of the driver, where compute nodes may not submit.
     shared_folder : where credentials and logs of jobs go, None for the folder of the run; every node must see it.
     """
@@ -168,6 +181,8 @@ class SlurmProfile(_Workers):
     scratch: Scratch | None = None
     interface: Name | None = None
     directives: tuple[Directive, ...] = ()
+    leave_out: tuple[LeftOut, ...] = ()
+    memory_as: Literal["per-job", "per-cpu"] = "per-job"
     preemptible: bool = False
     workers_as: Literal["jobs", "steps"] = "jobs"
     shared_folder: AbsolutePath | None = None
@@ -182,6 +197,17 @@ class SlurmProfile(_Workers):
         if self.processes > self.cores:
             raise ValueError(f"cores: {self.cores} are too few for {self.processes} workers")
         return self
+
+    def kept(self, options: Iterable[str]) -> list[str]:
+        """Options of sbatch or srun without those that are left out."""
+        names = {"--mem-per-cpu": "--mem", "--gpus-per-task": "--gres"}
+        named = ((option, option.partition("=")[0]) for option in options)
+        return [option for option, name in named if names.get(name, name) not in self.leave_out]
+
+    def memory_option(self, memory: int, cores: int) -> str:
+        """The option of sbatch that asks for so many bytes for so many cores."""
+        per_cpu = self.memory_as == "per-cpu"
+        return f"--mem{'-per-cpu' if per_cpu else ''}={math.ceil(memory / (cores if per_cpu else 1) / 2**20)}M"
 
     @property
     def processes(self) -> int:

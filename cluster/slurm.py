@@ -36,6 +36,8 @@ DEATH_SECONDS = 120
 """A worker that cannot reach its scheduler for so long ends, and its job with it."""
 LEAVING = (0.3, 600)
 """A worker leaves this share of the walltime, or so many seconds, before its end, whichever is less."""
+WRITTEN = {"--cpus-per-task": "--cpus-per-task=", "--mem": "--mem=", "--ntasks": "-n ", "--time": "-t "}
+"""How dask-jobqueue writes what a profile may leave out."""
 COMMAND_SECONDS = 60
 ENDED = frozenset({
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
@@ -140,6 +142,8 @@ class WorkerJob(SLURMJob):
         self.logs = logs
         self.refusal = ""
         cards = profile.gpus > 1
+        left = ("--mem",) if profile.memory_as == "per-cpu" else ()
+        per_cpu = profile.kept([profile.memory_option(profile.memory, profile.cores)]) if left else []
         super().__init__(  # type: ignore[no-untyped-call]
             scheduler=scheduler,
             name=name,
@@ -152,11 +156,13 @@ class WorkerJob(SLURMJob):
             job_cpu=profile.cores,
             job_name=job_name,
             job_extra_directives=[
+                *per_cpu,
                 f"--output={shlex.quote(str(logs / '%x-%j.log'))}",
                 "--no-requeue",  # the driver replaces what is lost, at once and where there is room
-                *([f"--gres=gpu:{profile.gpus}"] if profile.gpus else []),
+                *(profile.kept([f"--gres=gpu:{profile.gpus}"]) if profile.gpus else []),
                 *profile.directives,
             ],
+            job_directives_skip=[f"#SBATCH {WRITTEN[name]}" for name in (*profile.leave_out, *left) if name in WRITTEN],
             job_script_prologue=environment_lines(profile),
             local_directory='"$TMPDIR"' if profile.scratch else None,
             death_timeout=DEATH_SECONDS,

@@ -91,8 +91,8 @@ def step_command(profile: SlurmProfile, script: Path, log: Path) -> list[str]:
     return [
         "srun",
         f"--ntasks={profile.jobs}",
-        f"--cpus-per-task={profile.cores}",
-        *([f"--gpus-per-task={profile.gpus}"] if profile.gpus else []),
+        *profile.kept([f"--cpus-per-task={profile.cores}"]),
+        *(profile.kept([f"--gpus-per-task={profile.gpus}"]) if profile.gpus else []),
         "--kill-on-bad-exit=0",
         "--overlap",
         f"--output={log}",

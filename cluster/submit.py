@@ -46,12 +46,12 @@ def driver_directives(profile: SlurmProfile) -> list[str]:
         size = [f"--ntasks={profile.jobs}", f"--cpus-per-task={profile.cores}", f"--mem-per-cpu={memory}M"]
         size += [f"--gpus-per-task={profile.gpus}"] if profile.gpus else []
     else:
-        size = ["--ntasks=1", f"--cpus-per-task={driver.cores}", f"--mem={math.ceil(driver.memory / 2**20)}M"]
+        memory_option = profile.memory_option(driver.memory, driver.cores)
+        size = ["--ntasks=1", f"--cpus-per-task={driver.cores}", memory_option]
     return [
         *([f"--partition={partition}"] if partition else []),
         *([f"--account={account}"] if account else []),
-        *size,
-        f"--time={_driver_walltime(profile)}",
+        *profile.kept([*size, f"--time={_driver_walltime(profile)}"]),
         *(profile.directives if steps else ()),
         *driver.directives,
     ]

@@ -25,6 +25,7 @@ from workflows.options import (
     BlockOption,
     BorderOption,
     BoxOption,
+    ChannelOption,
     DeviceOption,
     IgnorePlaceOption,
     KeepOption,
@@ -38,6 +39,7 @@ from workflows.options import (
     RunOption,
     SchedulerOption,
     ThresholdOption,
+    TimeOption,
     UnencryptedOption,
     VoxelSizeOption,
     WorkersOption,
@@ -65,7 +67,7 @@ INTERRUPTED = 130
 def _config(
     mask: str, level: int, label: int | None, threshold: str | None, voxel_size_um: str | None, border: str,
     regions: str | None, map_kind: str, box: str | None, ignore_place: bool, block_shape: str | None, device: str, *,
-    keep_scratch: bool,
+    keep_scratch: bool, channel: str | None, time: int | None,
 ) -> ThicknessConfig:  # fmt: skip
     if map_kind not in ("thickness", "squared-radius", "none"):
         raise InputError(f"--map must be thickness, squared-radius or none, but {map_kind!r} was given.")
@@ -74,6 +76,8 @@ def _config(
     return ThicknessConfig(
         mask=absolute_location(mask),
         level=level,
+        channel=channel,
+        time=time,
         label=label,
         threshold=threshold_of(threshold),
         voxel_size_um=voxel_size_of(voxel_size_um),
@@ -90,7 +94,8 @@ def _config(
 
 @app.command()
 def thickness(
-    mask: MaskArgument, run: RunOption, level: LevelOption = 0, label: LabelOption = None,
+    mask: MaskArgument, run: RunOption, level: LevelOption = 0, channel: ChannelOption = None, time: TimeOption = None,
+    label: LabelOption = None,
     threshold: ThresholdOption = None, voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown",
     regions: RegionsOption = None, map_kind: MapOption = "thickness", box: BoxOption = None,
     ignore_place: IgnorePlaceOption = False, block_shape: BlockOption = None,
@@ -108,7 +113,7 @@ def thickness(
     config = _config(
         mask, level, label, threshold, voxel_size_um, border, regions, map_kind, box, ignore_place,
         block_shape, device,
-        keep_scratch=keep_scratch,
+        keep_scratch=keep_scratch, channel=channel, time=time,
     )  # fmt: skip
     statistics = carry_out(
         profile_of(profile, workers, scheduler, unencrypted=unencrypted),
@@ -195,7 +200,8 @@ app.add_typer(plan_app, name="plan")
 
 @plan_app.command("thickness")
 def plan_thickness(
-    mask: MaskArgument, level: LevelOption = 0, label: LabelOption = None, threshold: ThresholdOption = None,
+    mask: MaskArgument, level: LevelOption = 0, channel: ChannelOption = None, time: TimeOption = None,
+    label: LabelOption = None, threshold: ThresholdOption = None,
     voxel_size_um: VoxelSizeOption = None, border: BorderOption = "unknown", regions: RegionsOption = None,
     map_kind: MapOption = "thickness", box: BoxOption = None,
     ignore_place: IgnorePlaceOption = False, block_shape: BlockOption = None, workers: WorkersOption = None,
@@ -208,7 +214,7 @@ def plan_thickness(
     config = _config(
         mask, level, label, threshold, voxel_size_um, border, regions, map_kind, box, ignore_place,
         block_shape, device,
-        keep_scratch=False,
+        keep_scratch=False, channel=channel, time=time,
     )  # fmt: skip
     offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     nowhere = Path("run").absolute()
@@ -232,6 +238,8 @@ def convert(
     target: Annotated[Path, typer.Argument(help="TARGET.ome.zarr, which must not exist.")],
     voxel_size_um: VoxelSizeOption = None,
     block_shape: BlockOption = None,
+    channel: ChannelOption = None,
+    time: TimeOption = None,
     labels: Annotated[bool, typer.Option("--labels", help="The pyramid holds the most frequent values.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -240,7 +248,7 @@ def convert(
     The store is sharded and checksummed.
     Coarser levels hold the mean (grey, default), the most frequent value (--labels) or any (bool).
     """
-    from pipeline.volume.opening import open_volume
+    from pipeline.volume.opening import Choice, open_volume
     from workflows.convert_volume import convert as convert_volume
 
     size = voxel_size_of(voxel_size_um)
@@ -248,9 +256,10 @@ def convert(
         convert_volume(
             source,
             target,
-            voxel_size=open_volume(source, voxel_size_um=size).voxel_size if size else None,
+            voxel_size=open_volume(source, voxel_size_um=size, channel=channel, time=time).voxel_size if size else None,
             block_shape=block_shape_of(block_shape),
             kind="labels" if labels else "auto",
+            choice=Choice(channel=channel, time=time),
             report_progress=lambda stage, done, total: progress.stage(Progress(stage, done, total, done, total)),
             warn=warn_of,
         )
@@ -262,12 +271,16 @@ def info(
     volume: Annotated[str, typer.Argument(help="Zarr, N5, folder of slices, TIFF, NIfTI or .npy (path or URL).")],
     level: LevelOption = 0,
     voxel_size_um: VoxelSizeOption = None,
+    channel: ChannelOption = None,
+    time: TimeOption = None,
 ) -> None:
     """Print what a volume is."""
-    from pipeline.volume.opening import open_volume
+    from pipeline.volume.opening import Choice, check_chosen, open_volume
     from workflows.convert_volume import describe_volume
 
-    opened = open_volume(volume, level=level, voxel_size_um=voxel_size_of(voxel_size_um))
+    choice = Choice(channel=channel, time=time)
+    opened = open_volume(volume, level=level, voxel_size_um=voxel_size_of(voxel_size_um), **choice)
+    check_chosen([opened], choice)
     warn_of([opened])
     print(describe_volume(opened))
 

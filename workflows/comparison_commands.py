@@ -18,6 +18,7 @@ from workflows.options import (
     BlockOption,
     BorderOption,
     BoxOption,
+    ChannelOption,
     DeviceOption,
     IgnorePlaceOption,
     KeepOption,
@@ -27,6 +28,7 @@ from workflows.options import (
     RegionsOption,
     RunOption,
     SchedulerOption,
+    TimeOption,
     UnencryptedOption,
     VoxelSizeOption,
     WorkersOption,
@@ -126,6 +128,7 @@ def comparison_config(
     voxel_size_um: str | None, image: str | None, regions: str | None, measures: str, objects: str, border: str,
     maps: bool, block_shape: str | None, device: str, *, keep_scratch: bool, box: str | None = None,
     ignore_place: bool = False, ignore_label: str | None = None, classes: Path | None = None,
+    channel: str | None = None, time: int | None = None,
 ) -> ComparisonConfig:  # fmt: skip
     """The configuration out of the options."""
     from pipeline.volume.opening import absolute_location
@@ -137,6 +140,8 @@ def comparison_config(
         image=absolute_location(image) if image is not None else None,
         regions=absolute_location(regions) if regions is not None else None,
         level=level,
+        channel=channel,
+        time=time,
         labels=whole_numbers(labels, name="--label", least=1) if labels is not None else None,
         tolerances_um=numbers(tolerances, name="--tolerance-um", counts=tuple(range(1, 100))),
         boundary_widths=whole_numbers(widths, name="--boundary-width", least=1),
@@ -157,6 +162,7 @@ def comparison_config(
 
 def compare(
     reference: ReferenceArgument, prediction: PredictionArgument, run: RunOption, level: LevelOption = 0,
+    channel: ChannelOption = None, time: TimeOption = None,
     label: LabelsOption = None, tolerance_um: ToleranceOption = "0", boundary_width: WidthOption = "1,2",
     voxel_size_um: VoxelSizeOption = None, image: ImageOption = None, regions: RegionsOption = None,
     measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none", border: BorderOption = "unknown",
@@ -174,6 +180,7 @@ def compare(
         reference, prediction, level, label, tolerance_um, boundary_width, voxel_size_um, image, regions, measures,
         objects, border, maps, block_shape, device,
         keep_scratch=keep_scratch, box=box, ignore_place=ignore_place, ignore_label=ignore_label,
+        channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_comparison(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -181,7 +188,8 @@ def compare(
 
 def statistics(
     labels: Annotated[str, typer.Argument(help="Volume with labels (path or URL).")],
-    run: RunOption, image: ImageOption = None, level: LevelOption = 0, label: LabelsOption = None,
+    run: RunOption, image: ImageOption = None, level: LevelOption = 0, channel: ChannelOption = None,
+    time: TimeOption = None, label: LabelsOption = None,
     voxel_size_um: VoxelSizeOption = None, box: BoxOption = None, ignore_place: IgnorePlaceOption = False,
     block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None,
@@ -194,7 +202,7 @@ def statistics(
     config = comparison_config(
         labels, None, level, label, "0", "1", voxel_size_um, image, None, "overlap", "none", "unknown", False,
         block_shape, "cpu",
-        keep_scratch=False, box=box, ignore_place=ignore_place,
+        keep_scratch=False, box=box, ignore_place=ignore_place, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -202,7 +210,8 @@ def statistics(
 
 def detect(
     labels: Annotated[str, typer.Argument(help="Volume with labels (path or URL); a label is a class.")],
-    run: RunOption, level: LevelOption = 0, label: LabelsOption = None, voxel_size_um: VoxelSizeOption = None,
+    run: RunOption, level: LevelOption = 0, channel: ChannelOption = None, time: TimeOption = None,
+    label: LabelsOption = None, voxel_size_um: VoxelSizeOption = None,
     block_shape: BlockOption = None, workers: WorkersOption = None, scheduler: SchedulerOption = None,
     profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
     quiet: QuietOption = False, classes: ClassesOption = None,
@@ -214,7 +223,7 @@ def detect(
     config = comparison_config(
         labels, None, level, label, "0", "1", voxel_size_um, None, None, "overlap", "components", "unknown", False,
         block_shape, "cpu",
-        keep_scratch=False, classes=classes,
+        keep_scratch=False, classes=classes, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
     print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
@@ -241,7 +250,8 @@ def score_detections(
 
 
 def plan_comparison(
-    reference: ReferenceArgument, prediction: PredictionArgument, level: LevelOption = 0, label: LabelsOption = None,
+    reference: ReferenceArgument, prediction: PredictionArgument, level: LevelOption = 0,
+    channel: ChannelOption = None, time: TimeOption = None, label: LabelsOption = None,
     boundary_width: WidthOption = "1,2", voxel_size_um: VoxelSizeOption = None, image: ImageOption = None,
     regions: RegionsOption = None, measures: MeasuresOption = EVERYTHING, objects: ObjectsOption = "none",
     border: BorderOption = "unknown", maps: MapsOption = True, box: BoxOption = None,
@@ -257,6 +267,7 @@ def plan_comparison(
         reference, prediction, level, label, "0", boundary_width, voxel_size_um, image, regions, measures, objects,
         border, maps, block_shape, device,
         keep_scratch=False, box=box, ignore_place=ignore_place, ignore_label=ignore_label,
+        channel=channel, time=time,
     )  # fmt: skip
     offer = offer_of(profile_of(profile, workers, scheduler, unencrypted=unencrypted), config.device)
     job = plan_of(config, Path("run").absolute(), offer)

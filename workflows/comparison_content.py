@@ -28,7 +28,7 @@ from pipeline.report import (
 from pipeline.surface import SIDES, Side
 from pipeline.tally import Histogram
 from pipeline.volume.laying import LaidVolume
-from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.opening import Volume, at_level
 from pipeline.volume.whole_numbers import WholeNumbers
 from workflows.plan_thickness import describe_distances
 from workflows.provenance import shown_circumstances, shown_place
@@ -87,7 +87,7 @@ def _at_level(volume: Volume, level: int) -> Volume | None:
     """Another level of a volume; None where it is laid on another one, whose coarser levels may lie otherwise."""
     if level == volume.level:
         return volume
-    return None if isinstance(volume, LaidVolume) else open_volume(volume.location, level=level)
+    return None if isinstance(volume, LaidVolume) else at_level(volume, level)
 
 
 def _timings(job: ComparisonJob, totals: Mapping[str, Mapping[str, Any]]) -> list[Timing]:

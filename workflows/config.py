@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from cluster.local import DeviceChoice
 from pipeline.device import Device
 from pipeline.errors import InputError
 from pipeline.geometry import Index
 from pipeline.job import PARTS, Border, MapKind, ObjectKind, Part
+from pipeline.volume.choice import Choice
 from pipeline.volume.foreground import Foreground
 
 BoxChoice = Literal["reference", "common"]
@@ -31,12 +32,17 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _text(channel: object) -> object:
+    return str(channel) if type(channel) is int else channel
+
+
 class RunConfig(_Frozen):
     """What every kind of run has.
 
     level : of the pyramids. voxel_size_um : (z, y, x), of one plane also (y, x); None: from the metadata. box,
     ignore_place : how volumes are laid on each other (workflows.lay_volumes). regions : the location of labels by which
-    measures are split too.
+    measures are split too. channel : number from 0, or name; time : number of the time point. They count where a volume
+    has several.
     """
 
     level: int = 0
@@ -47,6 +53,12 @@ class RunConfig(_Frozen):
     ignore_place: bool = False
     device: DeviceChoice = "auto"
     keep_scratch: bool = False
+    channel: Annotated[str | None, BeforeValidator(_text)] = None
+    time: int | None = None
+
+    @property
+    def choice(self) -> Choice:
+        return Choice(channel=self.channel, time=self.time)
 
 
 class ThicknessConfig(RunConfig):

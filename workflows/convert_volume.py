@@ -20,7 +20,8 @@ import numpy as np
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.placement import AT_ORIGIN
-from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.choice import NOTHING_CHOSEN
+from pipeline.volume.opening import Choice, Volume, at_level, check_chosen, open_volume
 from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import (
     Multiscale,
@@ -46,6 +47,7 @@ def convert(
     voxel_size: VoxelSize | None = None,
     block_shape: Index | None = None,
     kind: Kind = "auto",
+    choice: Choice = NOTHING_CHOSEN,
     report_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
     warn: Callable[[Iterable[Volume]], None] = lambda volumes: None,
 ) -> Multiscale:
@@ -60,6 +62,7 @@ def convert(
     kind : the pyramid holds means (grey) or the most frequent values (labels); bool volumes always hold any.
         auto is grey for integers and floats. Labels that are stored as floats are written as int64: which of them
         occur is not known before all are read, it holds them all, and compresses as well as a narrower type.
+    choice : channel and time point, where the source has several.
     report_progress : called with the stage ("volume", "pyramid") and with voxels done and in all.
     warn : called with what was opened, which may have been read although its metadata are wrong.
     """
@@ -71,7 +74,9 @@ def convert(
         raise InputError(
             f"{draft} is there: another conversion is writing it, or one was stopped; in the second case remove it."
         )
-    opened = with_rotation_said(open_volume(source, voxel_size_um=voxel_size.um if voxel_size else None))
+    given = voxel_size.um if voxel_size else None
+    opened = with_rotation_said(open_volume(source, voxel_size_um=given, **choice))
+    check_chosen([opened], choice)
     if kind == "labels":
         opened = as_labels(opened)
     warn([opened])
@@ -199,6 +204,7 @@ def describe_volume(volume: Volume) -> str:
         ("shape", f"{_times(volume.shape)} voxels (z, y, x), {voxels:,} in all"),
         ("type", volume.dtype),
     ]
+    rows += [(kind, str(position)) for kind, position in volume.selection]
     if volume.voxel_size:
         extent = [n * um / 1000 for n, um in zip(volume.shape, volume.voxel_size.um, strict=True)]
         rows += [
@@ -246,7 +252,7 @@ def _level(volume: Volume, level: int) -> str:
     if level == volume.level:
         return f"{_times(volume.shape)} (this one)"
     try:
-        return _times(open_volume(volume.location, level=level).shape)
+        return _times(at_level(volume, level).shape)
     except InputError:
         return "named in the metadata, but not there"
 

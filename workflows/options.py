@@ -75,6 +75,10 @@ VoxelSizeOption = Annotated[
         "--voxel-size-um", metavar="UM|Z,Y,X", help="Voxel size (of one plane also Y,X); default: from the metadata."
     ),
 ]
+ChannelOption = Annotated[
+    str | None, typer.Option(metavar="N|NAME", help="Channel of an image with several, from 0, or its name.")
+]
+TimeOption = Annotated[int | None, typer.Option(metavar="N", help="Time point of an image with several.", min=0)]
 BorderOption = Annotated[str, typer.Option(help="What lies outside of the volume: unknown or closed (background).")]
 RegionsOption = Annotated[str | None, typer.Option(help="Label volume of the same grid: statistics per label too.")]
 MapOption = Annotated[str, typer.Option("--map", help="What to store: thickness (µm), squared-radius or none.")]

@@ -21,7 +21,7 @@ from pipeline.kernels import surface as surface_kernels
 from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, gathered_card_bytes, swept_card_bytes
 from pipeline.placement import AT_ORIGIN
 from pipeline.surface import WIDEST_BOUNDARY
-from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.opening import Volume, check_chosen, open_volume
 from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import Multiscale, with_rotation_said
 from workflows.config import COMPARISON_MAPS, ComparisonConfig, ComparisonPlan, StagePlan
@@ -59,14 +59,17 @@ def open_comparison(
 
     Raises InputError for what cannot be compared as asked.
     """
-    reference = as_labels(open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um))
+    reference = as_labels(
+        open_volume(config.reference, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
+    )
     others: dict[str, Volume] = {}
     for what, location in (("prediction", config.prediction), ("image", config.image)):
         if location is not None:
-            opened = open_volume(location, level=config.level, voxel_size_um=config.voxel_size_um)
+            opened = open_volume(location, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
             others[what] = as_labels(opened) if what == "prediction" else opened
     if config.regions is not None:
         others["regions"] = open_regions(config, reference)
+    check_chosen([reference, *others.values()], config.choice)
     reference, others = lay_volumes(
         reference, others, called="reference", box=config.box, ignore_place=config.ignore_place
     )

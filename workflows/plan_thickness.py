@@ -17,7 +17,7 @@ from pipeline.geometry import BlockGrid, Index, VoxelSize
 from pipeline.job import ThicknessJob, ledger_of
 from pipeline.memory import POOL_SHARE, WORKER_BYTES, card_bytes, task_bytes
 from pipeline.placement import AT_ORIGIN
-from pipeline.volume.opening import Volume, open_volume
+from pipeline.volume.opening import Volume, check_chosen, open_volume
 from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import Multiscale, with_rotation_said
 from workflows.config import RunConfig, StagePlan, ThicknessConfig, ThicknessPlan
@@ -41,7 +41,7 @@ def open_job(
 
     Raises InputError for what cannot be measured as asked.
     """
-    mask = open_volume(config.mask, level=config.level, voxel_size_um=config.voxel_size_um)
+    mask = open_volume(config.mask, level=config.level, voxel_size_um=config.voxel_size_um, **config.choice)
     if config.label is not None:
         mask = as_labels(mask)
     foreground = config.foreground
@@ -52,6 +52,7 @@ def open_job(
             f"{mask.name} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7 (z,y,x)."
         )
     others = {"regions": open_regions(config, mask)} if config.regions is not None else {}
+    check_chosen([mask, *others.values()], config.choice)
     mask, laid = lay_volumes(mask, others, called="mask", box=config.box, ignore_place=config.ignore_place)
     if config.map != "none":
         mask = with_rotation_said(mask)
@@ -92,9 +93,10 @@ def one_block(shape: Index) -> Index:
 def open_regions(config: RunConfig, whole: Volume) -> Volume:
     """The labels of the regions of a configuration, on the level of the whole where they have levels."""
     assert config.regions is not None
-    regions = open_volume(config.regions, voxel_size_um=config.voxel_size_um)
+    regions = open_volume(config.regions, voxel_size_um=config.voxel_size_um, **config.choice)
     if regions.level_count > 1 and regions.level != whole.level < regions.level_count:
-        regions = open_volume(config.regions, level=whole.level, voxel_size_um=config.voxel_size_um)
+        level = whole.level
+        regions = open_volume(config.regions, level=level, voxel_size_um=config.voxel_size_um, **config.choice)
     return as_labels(regions)
 
 

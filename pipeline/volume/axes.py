@@ -17,7 +17,8 @@ T = TypeVar("T")
 def stored_axes(where: str, shape: Sequence[int], names: Sequence[str]) -> str:
     """The stored axes, one letter each: z, y, x, or "." for an axis of length 1 that is left out.
 
-    names : one for each axis, lower case. Without z it is one plane. Raises InputError for what is not one volume.
+    shape : with 1 where a position was chosen (`pipeline.volume.choice`). names : one for each axis, lower case.
+    Without z it is one plane. Raises InputError for what is not one volume.
     """
     if len(shape) < 2:
         raise InputError(
@@ -45,14 +46,19 @@ def in_order(axes: str, values: Sequence[T], lacking: Any = 1) -> tuple[T, T, T]
     return z, y, x
 
 
-def stored_index(axes: str, index: Index) -> tuple[int, ...]:
-    """An index (z, y, x) in stored order."""
-    return tuple(0 if axis == "." else index["zyx".index(axis)] for axis in axes)
+def stored_index(axes: str, index: Index, at: Sequence[int] = ()) -> tuple[int, ...]:
+    """An index (z, y, x) in stored order. at : along each stored axis that is left out, by default 0."""
+    others = at or [0] * len(axes)
+    return tuple(o if axis == "." else index["zyx".index(axis)] for axis, o in zip(axes, others, strict=True))
 
 
-def stored_selection(axes: str, box: Box) -> tuple[slice | int, ...]:
-    """What a box (z, y, x) selects of the stored array, whose result has its three spatial axes in stored order."""
-    return tuple(0 if axis == "." else box.slices["zyx".index(axis)] for axis in axes)
+def stored_selection(axes: str, box: Box, at: Sequence[int] = ()) -> tuple[slice | int, ...]:
+    """What a box (z, y, x) selects of the stored array, whose result has its three spatial axes in stored order.
+
+    at : as of `stored_index`.
+    """
+    others = at or [0] * len(axes)
+    return tuple(o if axis == "." else box.slices["zyx".index(axis)] for axis, o in zip(axes, others, strict=True))
 
 
 def as_zyx(axes: str, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position
+from pipeline.volume.choice import NOTHING_CHOSEN, Choice, Kind
 from pipeline.volume.compressed import KEPT_BYTES, CompressedFile
 from pipeline.volume.file_header import FileHeader
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
@@ -43,6 +44,9 @@ from pipeline.volume.tiff import TiffSlice, TiffVolume
 from pipeline.volume.volumes import Volume
 from pipeline.volume.vtk import read_vti, read_vtk
 
+GZIP = b"\x1f\x8b"
+"""What files begin with that gzip compressed."""
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -52,6 +56,7 @@ class Contents:
     layout : how the voxels lie, in words; what a volume is told from another one by.
     placement : None where the file says nothing of it.
     warnings : the rest of sentences that begin with the file's name.
+    selection : channel and time point that were chosen.
     beside : location of a second file, with the voxels or with what is said of them; "" where there is none.
     """
 
@@ -66,6 +71,7 @@ class Contents:
     read: Callable[[Box], npt.NDArray[Any]]
     placement: Placement | None = None
     warnings: tuple[str, ...] = ()
+    selection: tuple[tuple[Kind, int], ...] = ()
     beside: str = ""
 
     @property
@@ -79,11 +85,14 @@ class FileArray:
     """A `StoredArray` in one file. opened : what its store said of it when the volume was opened.
 
     beside : location of a second file that the volume needs, and what was said of it; None of one that was not there.
+    channel, time : as they were chosen.
     """
 
     location: str
     opened: ObjectStat
     beside: tuple[str, ObjectStat | None] | None = None
+    channel: str | None = None
+    time: int | None = None
     stored_axes: ClassVar[str] = "zyx"
     """Whatever the file's layout, which is in the volume's metadata_sha256."""
 
@@ -95,7 +104,7 @@ class FileArray:
         """
         store = open_store(self.location)
         try:
-            voxels = _read_header(store, self.opened, self.beside).read(box)
+            voxels = _read_header(store, self.opened, self.beside, self.channel, self.time).read(box)
         except (ValueError, FileNotFoundError, InputError) as error:
             self._check_unchanged(store)
             raise StorageError(
@@ -141,7 +150,7 @@ def is_file(store: Store) -> bool:
     return store.location.lower().endswith(tuple(READERS)) and store.stat("") is not None
 
 
-def open_file(location: str, level: int = 0, voxel_size_um: Position | None = None) -> Volume:
+def open_file(location: str, level: int, voxel_size_um: Position | None, choice: Choice) -> Volume:
     """A volume in a file. Raises InputError for what is none, and for levels beside 0."""
     if level:
         raise InputError(f"{location} is one file, so it has no level {level}.")
@@ -150,9 +159,10 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
     if stat is None:
         raise StorageError(f"{location} is missing; restore it from a copy.")
     try:
-        found = patiently(lambda: _read_header(store, stat, None))
+        channel, time = choice.get("channel"), choice.get("time")
+        found = patiently(lambda: _read_header(store, stat, None, channel, time))
         beside = (found.beside, open_store(found.beside).stat("")) if found.beside else None
-        found = patiently(lambda: _read_header(store, stat, beside))
+        found = patiently(lambda: _read_header(store, stat, beside, channel, time))
     except OSError as error:
         raise StorageError(f"{location} cannot be read: {reason(error)}; check the store.") from error
     if found.dtype.kind not in "biuf":
@@ -160,7 +170,7 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
     return Volume(
         location=location,
         array_path="",
-        array=FileArray(location, stat, beside),
+        array=FileArray(location, stat, beside, *((channel, time) if found.selection else ())),
         shape=found.shape,
         dtype=found.dtype.name,
         chunk_shape=found.chunk_shape,
@@ -177,14 +187,23 @@ def open_file(location: str, level: int = 0, voxel_size_um: Position | None = No
         decode_bytes=found.decode_bytes,
         kept_bytes=found.kept_bytes,
         warnings=tuple(f"{location} {warning}." for warning in found.warnings),
+        selection=found.selection,
     )
 
 
 @lru_cache(maxsize=16)
-def _read_header(store: Store, _stat: ObjectStat, _beside: tuple[str, ObjectStat | None] | None) -> Contents:
+def _read_header(
+    store: Store,
+    _stat: ObjectStat,
+    _beside: tuple[str, ObjectStat | None] | None,
+    channel: str | None = None,
+    time: int | None = None,
+) -> Contents:
     # What the store says of the files is part of the key: a file that was replaced is opened anew.
     kind, reader = next(found for suffix, found in READERS.items() if store.location.lower().endswith(suffix))
     try:
+        if reader is _tiff:
+            return _tiff(RangedFile(store), Choice(channel=channel, time=time))
         return reader(RangedFile(store))
     except NotAVolumeError as error:
         raise InputError(f"{store.location} {error}.") from error
@@ -220,12 +239,13 @@ def _npy(file: RangedFile) -> Contents:
     return _flat_contents(file, "NumPy .npy", Flat(opened.tell(), volume_shape(shape), dtype, axes), None)
 
 
-def _tiff(file: RangedFile) -> Contents:
-    tiff = TiffVolume(file.buffered())
+def _tiff(file: RangedFile, choice: Choice = NOTHING_CHOSEN) -> Contents:
+    tiff = TiffVolume(file.buffered(), file.store.location, choice)
     if tiff.flat is not None:
         # Opened anew: the library's file closes what it reads from when it is forgotten.
         flat = _flat_contents(RangedFile(file.store), "TIFF", tiff.flat, tiff.voxel_size)
-        return replace(flat, placement=tiff.placement, warnings=tuple(tiff.warnings))
+        said = tuple(tiff.warnings)
+        return replace(flat, placement=tiff.placement, warnings=said, selection=tiff.selection)
     one_at_a_time = Lock()  # tifffile and the file have one position
 
     def read(box: Box) -> npt.NDArray[Any]:
@@ -238,12 +258,13 @@ def _tiff(file: RangedFile) -> Contents:
         dtype=tiff.dtype,
         voxel_size=tiff.voxel_size,
         chunk_shape=tiff.chunk_shape,
-        decode_bytes=TiffSlice.decode_bytes(math.prod(tiff.shape[1:]), tiff.dtype.itemsize),
+        decode_bytes=tiff.chunk_shape[0] * TiffSlice.decode_bytes(math.prod(tiff.shape[1:]), tiff.dtype.itemsize),
         kept_bytes=0,
         layout=f"chunks {tiff.chunk_shape}" + (", white is 0" if tiff.white_bits else ""),
         read=read,
         placement=tiff.placement,
         warnings=tuple(tiff.warnings),
+        selection=tiff.selection,
     )
 
 
@@ -269,7 +290,10 @@ def _picture(file: RangedFile) -> Contents:
 
 
 def _nifti(file: RangedFile) -> Contents:
-    return _nifti_contents(file, read_nifti_header(file.read_at(0, NIFTI_BYTES)))
+    head = file.read_at(0, NIFTI_BYTES)
+    if head.startswith(GZIP):
+        raise ValueError("it is compressed by gzip; call it .nii.gz")
+    return _nifti_contents(file, read_nifti_header(head))
 
 
 def _nifti_contents(file: RangedFile, header: NiftiHeader) -> Contents:
@@ -282,7 +306,8 @@ def _compressed_nifti(file: RangedFile) -> Contents:
         with gzip.GzipFile(fileobj=file.buffered()) as opened:
             head = opened.read(NIFTI_BYTES)
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(str(error)) from error
+        plain = "" if file.read_at(0, 2) == GZIP else "it is not compressed by gzip; call it .nii, if it is NIfTI"
+        raise ValueError(plain or str(error)) from error
     header = read_nifti_header(head)
     flat = header.flat
     content = CompressedFile(file.store, flat.offset + math.prod(flat.shape) * flat.dtype.itemsize)

@@ -38,6 +38,7 @@ class Flat:
     shape : of the volume (z, y, x).
     dtype : as stored, with its byte order.
     axes : from the slowest to the fastest, "zyx" or "xyz".
+    step : bytes from a layer of the slowest axis to the next; None where nothing lies between them.
     slope, intercept : what a stored value is multiplied with and what is added, or None: then it is the value.
     """
 
@@ -47,6 +48,7 @@ class Flat:
     axes: str = "zyx"
     slope: float | None = None
     intercept: float = 0.0
+    step: int | None = None
 
     @property
     def result_dtype(self) -> np.dtype[Any]:
@@ -88,11 +90,12 @@ class Flat:
         size = self.dtype.itemsize
         voxels = np.empty([box.shape[axis] for axis in order], self.result_dtype)
         count = (middle.stop - middle.start) * length * size
+        step = self.step or lines * length * size
         for layer in range(slow.start, slow.stop):
-            position = self.offset + (layer * lines + middle.start) * length * size
+            position = self.offset + layer * step + middle.start * length * size
             content = read(position, count)
             if len(content) < count:
-                whole = self.offset + math.prod(self.shape) * size
+                whole = self.offset + (self.shape[order[0]] - 1) * step + lines * length * size
                 raise ValueError(f"it ends after {position + len(content):,} of {whole:,} bytes")
             part = np.frombuffer(content, self.dtype).reshape(-1, length)[:, fast]
             voxels[layer - slow.start] = part if self.slope is None else self._scaled(part)

@@ -1,4 +1,7 @@
-"""Image metadata of OME-Zarr 0.4 and 0.5: axes, levels, and voxel sizes in µm without the noise of binary numbers."""
+"""Image metadata of OME-Zarr: axes, levels, and voxel sizes in µm without the noise of binary numbers.
+
+Versions 0.4 and 0.5, and 0.1 to 0.3, which have no voxel size.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from pipeline.errors import InputError
 from pipeline.geometry import VoxelSize
 from pipeline.placement import UPRIGHT, Directions
 
+OLD_AXES = ("t", "c", "z", "y", "x")
+"""Of OME-Zarr 0.1 and 0.2, which does not name them."""
 OWN = "voxcaliper"
 """The attribute of groups and arrays that holds what voxcaliper says of what it wrote."""
 UM_PER_UNIT = {
@@ -38,6 +43,9 @@ class ImageMetadata:
 
     format : "OME-Zarr 0.4" or "OME-Zarr 0.5".
     warnings : one sentence each on what is invalid and was read all the same.
+    unscaled : it is of a version before 0.4, whose metadata hold no voxel size. has_axes : whether it names the axes;
+        otherwise those of an array are the last ones of OLD_AXES.
+    channels : their names, of as many as have one.
     places : whether the translations can be believed. directions : of the axes z, y, x, which OME-Zarr cannot say;
         voxcaliper keeps them in an attribute of its own. exact : whether numbers are to be taken digit by digit.
     """
@@ -48,14 +56,19 @@ class ImageMetadata:
     places: bool = True
     directions: Directions = UPRIGHT
     exact: bool = False
+    unscaled: bool = False
+    has_axes: bool = True
+    channels: tuple[str, ...] = ()
 
     @property
     def datasets(self) -> tuple[Dataset, ...]:
         """The levels, finest first."""
         return self.multiscale.datasets
 
-    def axis_names(self, location: str) -> list[str]:
+    def axis_names(self, location: str, ndim: int) -> list[str]:
         """Names in stored order, lower case; InputError unless the spatial axes are z, y, x, or y, x."""
+        if not self.has_axes:
+            return list(OLD_AXES[-ndim:])
         names = [str(axis.name).lower() for axis in self.multiscale.axes]
         spatial = [n for n, axis in zip(names, self.multiscale.axes, strict=True) if axis.type in ("space", None)]
         if sorted(n for n in spatial if n in ("z", "y", "x")) not in (["x", "y"], ["x", "y", "z"]):
@@ -73,7 +86,7 @@ class ImageMetadata:
         for axis in self.multiscale.axes:
             if str(axis.name).lower() not in ("z", "y", "x"):
                 factors.append(Decimal(1))
-            elif axis.unit is None:
+            elif axis.unit is None or not str(axis.unit).strip():  # MoBIE writes a blank
                 return None
             elif (factor := unit_um(str(axis.unit))) is None:
                 if known:
@@ -88,6 +101,8 @@ class ImageMetadata:
 
     def placing(self, level: int) -> tuple[list[Decimal], list[Decimal]] | None:
         """Scale and translation of a level in the axes' units; None where the scale is not in the metadata."""
+        if self.unscaled:
+            return None
         transforms = [
             *self.datasets[level].coordinateTransformations,
             *(self.multiscale.coordinateTransformations or ()),
@@ -125,8 +140,19 @@ def image_metadata(location: str, attributes: dict[str, Any]) -> ImageMetadata |
     else:
         return None
     try:
-        document = _repaired(documents[0])
-        if document != documents[0]:
+        stated = documents[0]
+        document = _without_identities(stated)
+        if document != stated:
+            warnings.append(
+                f"{location} has invalid OME-Zarr {version} metadata (an identity transformation), which changes"
+                " nothing."
+            )
+        stated, unscaled = document, version == "0.4" and _is_before_04(document)
+        if unscaled:
+            document = _in_words_of_04(document)
+        document = _repaired(document)
+        places = unscaled or document == stated
+        if not places:
             warnings.append(
                 f"{location} has invalid OME-Zarr {version} metadata (a translation before the scale); only the scale"
                 " counts."
@@ -140,12 +166,15 @@ def image_metadata(location: str, attributes: dict[str, Any]) -> ImageMetadata |
         raise InputError(f"{location} has invalid OME-Zarr {version} metadata: {detail}.") from error
     own = attributes.get(OWN)
     return ImageMetadata(
-        f"OME-Zarr {version}",
+        f"OME-Zarr {(stated.get('version') or '0.1') if unscaled else version}",
         multiscale,
         tuple(warnings),
-        places=document == documents[0],
+        places=places,
         directions=_own_directions(location, own.get("directions")) if isinstance(own, dict) else UPRIGHT,
         exact=isinstance(own, dict),
+        unscaled=unscaled,
+        has_axes="axes" in stated,
+        channels=_channels((ome if isinstance(ome, dict) and version == "0.5" else attributes).get("omero")),
     )
 
 
@@ -172,6 +201,48 @@ def _repaired(document: dict[str, Any]) -> dict[str, Any]:
             {**dataset, "coordinateTransformations": transforms[1:]} if kinds[:1] == ["translation"] else dataset
         )
     return {**document, "datasets": datasets}
+
+
+def _channels(omero: Any) -> tuple[str, ...]:
+    """The labels of channels in the part of the metadata that says how to show an image; none where one has none."""
+    channels = omero.get("channels") if isinstance(omero, dict) else None
+    labels = [one.get("label") for one in channels or () if isinstance(one, dict)]
+    return tuple(map(str, labels)) if all(label is not None for label in labels) else ()
+
+
+def _without_identities(document: dict[str, Any]) -> dict[str, Any]:
+    """Image metadata without transformations that say nothing (iohub writes them), which are not allowed there."""
+    key, identity = "coordinateTransformations", {"type": "identity"}
+    ones = {"type": "scale", "scale": [1.0] * len(document.get("axes", ()))}
+
+    def rest(owner: dict[str, Any]) -> list[Any]:
+        return [transform for transform in owner[key] if transform != identity]
+
+    datasets = [
+        {**dataset, key: rest(dataset) or [ones]} if identity in (dataset.get(key) or ()) else dataset
+        for dataset in document["datasets"]
+    ]
+    found = {**document, "datasets": datasets}
+    return {**found, key: rest(document) or None} if identity in (document.get(key) or ()) else found
+
+
+def _is_before_04(document: dict[str, Any]) -> bool:
+    """Whether image metadata are of OME-Zarr 0.1 to 0.3, by their version and by what their axes are."""
+    axes = document.get("axes")
+    named = isinstance(axes, list) and all(isinstance(axis, str) for axis in axes)
+    return named or (axes is None and document.get("version") in (None, "0.1", "0.2", "0.3"))
+
+
+def _in_words_of_04(document: dict[str, Any]) -> dict[str, Any]:
+    """Image metadata of OME-Zarr 0.1 to 0.3 with the axes of 0.4, and with scales that mean nothing."""
+    names = document.get("axes", OLD_AXES)
+    kinds = {"t": "time", "c": "channel"}
+    ones = [{"type": "scale", "scale": [1.0] * len(names)}]
+    return {
+        "axes": [{"name": name, "type": kinds.get(name.lower(), "space")} for name in names],
+        "datasets": [{"path": dataset["path"], "coordinateTransformations": ones} for dataset in document["datasets"]],
+        "version": "0.4",
+    }
 
 
 def unit_um(unit: str) -> Decimal | None:

@@ -1,7 +1,7 @@
 """N5, as the Human Organ Atlas, Paintera and BigDataViewer publish it.
 
 Documents and chunks come through the store, as those of every format; tensorstore decodes them. A pyramid is a group
-with the arrays s0, s1, …; the voxel size of a level is the group's resolution times the level's downsampling factors.
+with the arrays s0, s1, …; where they lie, and how large their voxels are, is in `pipeline.volume.n5_metadata`.
 N5 names the axis that runs fastest first, so axes are x, y, z where the metadata do not name them.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,11 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
-from pipeline.volume.metadata import THICKNESS_TAKEN, plain_decimal, unit_um
+from pipeline.volume.choice import Choice, positions
+from pipeline.volume.layout import check_layout
+from pipeline.volume.metadata import THICKNESS_TAKEN
+from pipeline.volume.n5_codecs import RAW, with_lz4_decoded, without_extras
+from pipeline.volume.n5_metadata import factors_of, in_space
 from pipeline.volume.patience import reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.volumes import Volume
@@ -35,6 +39,8 @@ DOCUMENT = "attributes.json"
 ESSENTIAL = ("dimensions", "blockSize", "dataType", "compression")
 """What decoding needs, and so what a result depends on; all else describes."""
 LEVEL = re.compile(r"s(\d+)")
+FIRST = 3
+"""Numbers among which the first setup and time point of BigDataViewer are looked for."""
 AT_ONCE = 16
 """Chunks in flight for one box."""
 
@@ -44,23 +50,25 @@ class N5Array:
     """A `StoredArray` of N5.
 
     metadata : the essential part of attributes.json. stored_axes : see `pipeline.volume.axes.stored_axes`.
+    at : the position along each stored axis that is left out, 0 for the others; () where all are 0.
     """
 
     location: str
     array_path: str
     stored_axes: str
     metadata: str
+    at: tuple[int, ...] = ()
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         _, sides = self._sizes()
-        selection = stored_selection(self.stored_axes, box)
+        selection = stored_selection(self.stored_axes, box, self.at)
         bounds = [(s, s + 1) if isinstance(s, int) else (s.start, s.stop) for s in selection]
         touched = [range(start // side, -(-stop // side)) for (start, stop), side in zip(bounds, sides, strict=True)]
         chunks = within_time(self._fetch(list(product(*touched))))
         return as_zyx(self.stored_axes, _decoded(self.metadata, chunks, selection))
 
     def object_key(self, index: Index) -> str:
-        return self._key(stored_index(self.stored_axes, index))
+        return self._key(stored_index(self.stored_axes, index, self._chunk_at()))
 
     def object_stat(self, index: Index) -> ObjectStat | None:
         return open_store(self.location).stat(self.object_key(index))
@@ -70,11 +78,29 @@ class N5Array:
         if not store.can_list:
             return None
         counts = [-(-n // side) for n, side in zip(*self._sizes(), strict=True)]
-        return (
-            (key, stat)
-            for key, stat in store.list_array(self.array_path, counts)
-            if (index := object_index(key.removeprefix(f"{self.array_path}/"), counts)) and self._key(index) == key
-        )
+        at = self._chunk_at()
+
+        def is_own(key: str) -> bool:
+            index = self._index(key)
+            return index is not None and all(
+                axis != "." or i == chosen for axis, i, chosen in zip(self.stored_axes, index, at, strict=True)
+            )
+
+        return ((key, stat) for key, stat in store.list_array(self.array_path, counts) if is_own(key))
+
+    def is_object(self, key: str) -> bool:
+        """Whether a chunk of the array as it is stored, with all channels, has this key."""
+        return self._index(key) is not None
+
+    def _index(self, key: str) -> tuple[int, ...] | None:
+        counts = [-(-n // side) for n, side in zip(*self._sizes(), strict=True)]
+        index = object_index(key.removeprefix(f"{self.array_path}/"), counts)
+        return index if index is not None and self._key(index) == key else None
+
+    def _chunk_at(self) -> tuple[int, ...]:
+        """The index of chunks along each stored axis that is left out."""
+        _, sides = self._sizes()
+        return tuple(p // side for p, side in zip(self.at or (0,) * len(sides), sides, strict=True))
 
     def _sizes(self) -> tuple[list[int], list[int]]:
         document = json.loads(self.metadata)
@@ -105,11 +131,13 @@ def _decoded(metadata: str, chunks: dict[str, bytes], selection: tuple[slice | i
 
     context = tensorstore.Context({"data_copy_concurrency": {"limit": 1}})  # workers have a core each
     memory = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
-    memory.write(DOCUMENT, metadata.encode()).result()
     document = json.loads(metadata)
+    is_lz4 = document["compression"].get("type") == "lz4"  # which tensorstore does not know
+    memory.write(DOCUMENT, json.dumps(document | {"compression": RAW} if is_lz4 else document).encode()).result()
     for key in list(chunks):
         _check_header(document, key, chunks[key])
-        memory.write(key, chunks.pop(key)).result()
+        chunk = chunks.pop(key)
+        memory.write(key, with_lz4_decoded(document, chunk) if is_lz4 else chunk).result()
     spec = {"driver": "n5", "kvstore": {"driver": "memory"}}
     try:
         array = tensorstore.open(spec, context=context, open=True, read=True).result()
@@ -142,7 +170,7 @@ def is_n5(store: Store) -> bool:
     return store.holds(DOCUMENT, f"s0/{DOCUMENT}")
 
 
-def open_n5(location: str, level: int, voxel_size_um: Position | None) -> Volume:
+def open_n5(location: str, level: int, voxel_size_um: Position | None, choice: Choice) -> Volume:
     """The volume at a location that holds N5; see `pipeline.volume.opening.open_volume`."""
     document = _document(location)
     if document is not None and "dimensions" in document:
@@ -152,7 +180,9 @@ def open_n5(location: str, level: int, voxel_size_um: Position | None) -> Volume
         found = LEVEL.fullmatch(name)
         around = _documents(head) if found else []
         if found is None or not _is_pyramid(around):
-            return _describe(location, "", [document], level=0, level_count=1, voxel_size_um=voxel_size_um)
+            return _describe(
+                location, "", [document], level=0, level_count=1, voxel_size_um=voxel_size_um, choice=choice
+            )
         location, level = head, int(found[1])
     else:
         around = _documents(location)
@@ -161,10 +191,13 @@ def open_n5(location: str, level: int, voxel_size_um: Position | None) -> Volume
         raise InputError(f"{location} has no level {level}; its levels are 0 to {count - 1} (s0 to s{count - 1}).")
     document = _document(f"{location}/s{level}")
     if document is None or "dimensions" not in document:
+        if (first := _first_time_point(location)) is not None:
+            raise InputError(f"{location} is a setup of BigDataViewer; give one of its time points, {first}.")
         raise InputError(f"{location}/s{level} holds no N5 array ({DOCUMENT} with dimensions); give another level.")
     return _describe(
-        location, f"s{level}", [document, *around], level=level, level_count=count, voxel_size_um=voxel_size_um
-    )
+        location, f"s{level}", [document, *around],
+        level=level, level_count=count, voxel_size_um=voxel_size_um, choice=choice,
+    )  # fmt: skip
 
 
 def _document(location: str) -> dict[str, Any] | None:
@@ -188,27 +221,31 @@ def _documents(location: str) -> list[dict[str, Any]]:
 
 
 def _is_pyramid(documents: list[dict[str, Any]]) -> bool:
-    return any(document.keys() & {"multiScale", "downsamplingFactors", "scales"} for document in documents)
-
-
-def _factors(documents: list[dict[str, Any]]) -> list[Any] | None:
-    """Downsampling factors of all levels, where a group states them."""
-    for document in documents:
-        factors = document.get("downsamplingFactors", document.get("scales"))
-        if isinstance(factors, list) and factors and isinstance(factors[0], list):
-            return factors
-    return None
+    keys = {"multiScale", "multiscales", "downsamplingFactors", "scales"}
+    return any(document.keys() & keys for document in documents)
 
 
 def _level_count(location: str, around: list[dict[str, Any]]) -> int:
-    factors, store, count = _factors(around), open_store(location), 0
+    factors, store, count = factors_of(around), open_store(location), 0
     if factors is not None:
         return len(factors)
     while store.document(f"s{count}/{DOCUMENT}") is not None:
         count += 1
     if not count:
+        if (first := _first_time_point(location)) is not None:
+            raise InputError(f"{location} holds images of BigDataViewer; give one of their time points, {first}.")
         raise InputError(f"{location} is an N5 group without the arrays s0, s1, …; give a group or array below it.")
     return count
+
+
+def _first_time_point(location: str) -> str | None:
+    """The first time point of a setup, or of the first setup, of BigDataViewer; None where there is none."""
+    store = open_store(location)
+    for setup in ("", *(f"setup{number}/" for number in range(FIRST))):
+        for time in range(FIRST):
+            if store.document(f"{setup}timepoint{time}/s0/{DOCUMENT}") is not None:
+                return f"for example {store.address(f'{setup}timepoint{time}')}"
+    return None
 
 
 def _describe(
@@ -219,6 +256,7 @@ def _describe(
     level: int,
     level_count: int,
     voxel_size_um: Position | None,
+    choice: Choice,
 ) -> Volume:
     """A volume of N5. documents : the attributes of the array, then those around it."""
     where, own = f"{location}/{array_path}" if array_path else location, documents[0]
@@ -227,6 +265,7 @@ def _describe(
     missing = [name for name in ESSENTIAL if name not in own]
     if missing:
         raise InputError(f"{where}/{DOCUMENT} lacks {', '.join(missing)}, without which N5 cannot be read.")
+    own = {**own, "compression": without_extras(own["compression"])}
     metadata = json.dumps({name: own[name] for name in ESSENTIAL}, sort_keys=True)
     try:
         _decoded(metadata, {}, tuple(slice(0, 0) for _ in own["dimensions"]))
@@ -236,65 +275,31 @@ def _describe(
     names = next((document["axes"] for document in documents if isinstance(document.get("axes"), list)), None)
     if names is None or len(names) != len(own["dimensions"]):
         names = [*"xyz", *map(str, range(3, len(own["dimensions"])))][: len(own["dimensions"])]
-    axes = stored_axes(where, own["dimensions"], [str(name).lower() for name in names])
-    voxel_size = VoxelSize(voxel_size_um) if voxel_size_um else _voxel_size(where, axes, documents, level)
+    names = [str(name).lower() for name in names]
+    cut = positions(where, own["dimensions"], names, choice)
+    axes = stored_axes(where, cut.shape, names)
+    stated, placement = in_space(where, axes, documents, level, is_given=voxel_size_um is not None)
+    array = N5Array(location, array_path, axes, metadata, cut.at if any(cut.at) else ())
+    thickness = () if "z" in axes or voxel_size_um or stated is None else (f"{where} {THICKNESS_TAKEN}.",)
+    unstored = check_layout(open_store(location), array_path, array.is_object, "/".join("0" * len(axes)))
     return Volume(
         location=location,
         array_path=array_path,
-        array=N5Array(location, array_path, axes, metadata),
+        array=array,
         shape=in_order(axes, own["dimensions"]),
         dtype=dtype.name,
         chunk_shape=in_order(axes, own["blockSize"]),
         shard_shape=None,
-        voxel_size=voxel_size,
-        placement=None,
+        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else stated,
+        stated_voxel_size=stated,
+        placement=placement,
         level=level,
         level_count=level_count,
         format="N5",
         every_chunk_stored=False,
         fill_value=0,
         metadata_sha256=hashlib.sha256(metadata.encode()).hexdigest(),
-        warnings=() if "z" in axes or voxel_size_um or voxel_size is None else (f"{where} {THICKNESS_TAKEN}.",),
+        warnings=(*thickness, *unstored),
+        selection=cut.selection,
+        positions_per_chunk=math.prod(n for axis, n in zip(axes, own["blockSize"], strict=True) if axis == "."),
     )
-
-
-def _voxel_size(where: str, axes: str, documents: list[dict[str, Any]], level: int) -> VoxelSize | None:
-    """Resolution times downsampling factors; None where a part of it, or the unit, is not stated."""
-    steps, factors = documents[0].get("downsamplingFactors"), _factors(documents)
-    if factors is not None:
-        steps = factors[level]
-    elif steps is None and level == 0:
-        steps = [1] * len(axes)
-    resolution, units = _resolution(documents, len(axes))
-    if resolution is None or units is None or steps is None:
-        return None
-    sides = []
-    try:
-        of_axes = (in_order(axes, values, values[axes.index("y")]) for values in (resolution, steps, units))
-        for side, step, unit in zip(*of_axes, strict=True):
-            um = unit_um(str(unit))
-            if um is None:
-                raise InputError(
-                    f"{where} gives its resolution in {unit!r}, which is no unit of length known here; give the voxel"
-                    " size with --voxel-size-um."
-                )
-            sides.append(float(plain_decimal(float(side)) * Decimal(str(step)) * um))
-    except (TypeError, ValueError, IndexError, InvalidOperation) as error:
-        raise InputError(
-            f"{where} states a resolution that is none ({resolution}, factors {steps}); give the voxel size with"
-            " --voxel-size-um."
-        ) from error
-    return VoxelSize(cast(Position, tuple(sides)))
-
-
-def _resolution(documents: list[dict[str, Any]], ndim: int) -> tuple[Sequence[Any] | None, Sequence[Any] | None]:
-    """Resolution and units, one of each an axis, of the array or the nearest group that states one."""
-    for document in documents:
-        stated: Any = document.get("pixelResolution", document.get("resolution"))
-        unit = document.get("unit")
-        if isinstance(stated, dict):
-            stated, unit = stated.get("dimensions"), stated.get("unit", unit)
-        if isinstance(stated, list):
-            units = document.get("units", unit)
-            return stated, [units] * ndim if isinstance(units, str) else units
-    return None, None

@@ -26,7 +26,11 @@ class RangedFile(io.RawIOBase):
         self.store, self._key, self._position, self._descriptor = store, key, 0, -1
         if "://" not in store.location:
             path = os.path.join(store.location, key) if key else store.location
-            self._descriptor = in_time(os.open, path, os.O_RDONLY)
+            try:
+                self._descriptor = in_time(os.open, path, os.O_RDONLY)
+            except FileNotFoundError:
+                store.stat(key)  # which says of a link that it points nowhere
+                raise
             self.size = os.fstat(self._descriptor).st_size
         else:
             found = store.stat(key)

@@ -45,6 +45,11 @@ CONNECT_SECONDS = 10.0
 LARGEST_WHOLE = 1 << 20
 """Of an object that is read whole, for each part again, because the server sends no parts."""
 DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
+REFUSED_IS_ABSENT = "VOXCALIPER_REFUSED_IS_ABSENT"
+"""Variable that says so: of public buckets that nobody may list, chunks that are not stored are refused (403).
+
+Documents that were there and are refused later stay an error (Store.expect): the credentials have run out.
+"""
 NO_BUCKET = "<Code>NoSuchBucket</Code>"
 """As S3 and GCS say it; without it, the objects of a bucket that is gone would merely be missing."""
 STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z-]*)*)")
@@ -94,12 +99,21 @@ class RemoteStore(ObjectStore[Any]):
 
     async def fetch(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The bytes of an object or of a range of it, None where it is not there."""
-        body = await self._again(lambda: self._body(key, byte_range))
+        body = await self._unless_refused(self._again(lambda: self._body(key, byte_range)))
         return None if body is None else prototype.buffer.from_bytes(body)
 
     async def head(self, key: str) -> obstore.ObjectMeta | None:
         """What the server says of an object without sending it, None where it is not there."""
-        return await self._again(lambda: _found(obstore.head_async(self.store, key)))
+        return await self._unless_refused(self._again(lambda: _found(obstore.head_async(self.store, key))))
+
+    async def _unless_refused(self, asking: Awaitable[T | None]) -> T | None:
+        """What is asked for; None where the server refuses it and that is to count as absent."""
+        try:
+            return await asking
+        except PermissionError:
+            if _environment(REFUSED_IS_ABSENT) in ("", "0"):
+                raise
+            return None
 
     async def index_page(self, folder: str) -> tuple[str, bytes] | None:
         """What a web server shows of a folder, and the address of that page; None where there is no such page."""
@@ -182,7 +196,12 @@ class RemoteStore(ObjectStore[Any]):
 def _answered(status: int, words: str, *, bucket: bool = False) -> OSError:
     """An answer that is none, as an error. words : the status and its name."""
     if status in (401, 403):
-        hint = "; buckets say this of a missing object, too, to those who may not list them" if bucket else ""
+        hint = (
+            f"; buckets say this of a missing object, too, to those who may not list them: {REFUSED_IS_ABSENT}=1 takes"
+            " what is refused for absent"
+            if bucket
+            else ""
+        )
         return PermissionError(
             errno.EACCES, f"permission denied (give credentials in the environment, or ask its owner for access{hint})"
         )

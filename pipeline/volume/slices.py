@@ -33,7 +33,7 @@ from pipeline.volume.volumes import PIECE_BYTES, Volume
 
 CODECS: dict[str, tuple[type[TiffSlice | Jpeg2000Slice | PictureSlice], tuple[str, ...]]] = {
     "TIFF": (TiffSlice, (".tif", ".tiff")),
-    "JPEG 2000": (Jpeg2000Slice, (".jp2", ".j2k")),
+    "JPEG 2000": (Jpeg2000Slice, (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc")),
     "PNG": (PictureSlice, (".png",)),
     "BMP": (PictureSlice, (".bmp",)),
 }
@@ -166,7 +166,7 @@ def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Posi
     codec, names = _slices(location, listed)
     with ThreadPoolExecutor(AT_ONCE) as threads:
         headers = list(threads.map(lambda name: _header(store, codec, name), names))
-    plane, dtype, _ = headers[0]
+    plane, dtype, _, stated = headers[0]
     for name, header in zip(names, headers, strict=True):
         if header[:2] != headers[0][:2]:
             raise InputError(
@@ -187,7 +187,8 @@ def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Posi
         dtype=dtype,
         chunk_shape=(1, *plane),
         shard_shape=None,
-        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else None,
+        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else stated,
+        stated_voxel_size=stated,
         placement=None,
         level=0,
         level_count=1,
@@ -197,13 +198,28 @@ def _open_stack(store: Store, listed: list[str], level: int, voxel_size_um: Posi
         metadata_sha256=array.metadata_sha256,
         decode_bytes=decode(plane[0] * plane[1], np.dtype(dtype).itemsize),
         kept_bytes=min(PLANES_BYTES, len(names) * array.plane_bytes) if array.keeps_planes else 0,
-        warnings=tuple(dict.fromkeys(f"{location} {said}." for _, _, warnings in headers for said in warnings)),
+        warnings=(
+            *dict.fromkeys(f"{location} {said}." for _, _, warnings, _ in headers for said in warnings),
+            *_other_sizes(location, names, [size for *_, size in headers]),
+        ),
     )
 
 
-def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str, Sequence[str]]:
+def _other_sizes(location: str, names: tuple[str, ...], sizes: list[VoxelSize | None]) -> tuple[str, ...]:
+    """A warning where slices state another voxel size than the first one, which counts."""
+    first = sizes[0]
+    others = [name for name, size in zip(names, sizes, strict=True) if first and size and size != first]
+    if not others:
+        return ()
+    more = f" and {len(others) - 1:,} more state" if len(others) > 1 else " states"
+    size = " × ".join(f"{side:g}" for side in first.um) if first else ""
+    return (f"{location}: {others[0]}{more} another voxel size than the first slice, {names[0]}: {size} µm count.",)
+
+
+def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str, Sequence[str], VoxelSize | None]:
     try:
         found = patiently(lambda: CODECS[codec][0](RangedFile(store, name).buffered()))
+        size = found.voxel_size if isinstance(found, TiffSlice) else None
     except FileNotFoundError as error:
         raise InputError(f"{store.address(name)} was removed while the stack was opened; restore it.") from error
     except OSError as error:
@@ -213,7 +229,7 @@ def _header(store: Store, codec: str, name: str) -> tuple[tuple[int, int], str, 
             f"{store.address(name)} is not a readable {codec} slice ({reason(error)}); remove or replace it."
         ) from error
     y, x = found.shape
-    return (y, x), found.dtype, found.warnings
+    return (y, x), found.dtype, found.warnings, size
 
 
 def _slices(location: str, listed: list[str]) -> tuple[str, tuple[str, ...]]:

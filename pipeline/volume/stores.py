@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 import fsspec
 import obstore
 from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError, StorageError
@@ -30,11 +30,35 @@ from pipeline.volume.zip_store import ZipMembers, in_archive
 __all__ = ["AT_ONCE", "ObjectStat", "RefusedError", "Store", "absolute_location", "open_store"]
 
 
+class LinkedStore(LocalStore):
+    """Zarr's store of a folder, in which a link that points nowhere is no missing object.
+
+    Data sets of git-annex are such links where their content was not fetched.
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        buffer = await super().get(key, prototype, byte_range)
+        if buffer is None:
+            _check_link(os.path.join(self.root, key))
+        return buffer
+
+
+def _check_link(path: str) -> None:
+    """Raise StorageError where a path that is not there is a link."""
+    if os.path.islink(path):
+        raise StorageError(
+            f"{path} is a link that points nowhere ({os.readlink(path)}); fetch what it stands for (with git-annex or"
+            " DataLad: get), or mend the link."
+        )
+
+
 class LocalFiles(Store):
     """A folder, or a file, of this machine."""
 
     def __init__(self, location: str) -> None:
-        super().__init__(location, LocalStore(location, read_only=True))
+        super().__init__(location, LinkedStore(location, read_only=True))
 
     def stat(self, key: str) -> ObjectStat | None:
         """As `Store.stat`; a file system needs no second thread for it."""
@@ -42,6 +66,7 @@ class LocalFiles(Store):
         try:
             return patiently(lambda: _file_stat(os.stat(path)))
         except (FileNotFoundError, NotADirectoryError):
+            _check_link(path)
             return None
         except OSError as error:
             raise StorageError(f"{path} cannot be read: {reason(error)}; check the store.") from error
@@ -59,10 +84,16 @@ class LocalFiles(Store):
                     folders.append(key)
                 elif entry.is_file():
                     yield key, _file_stat(entry.stat())
+                elif entry.is_symlink():  # it points nowhere, which is told when it is read
+                    yield key, ObjectStat(0, None, None)
 
     def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]:
         files = (entry for entry in self._entries(prefix) if entry.is_file())
         return ((entry.name, _file_stat(entry.stat())) for entry in files)
+
+    def _names(self, prefix: str, limit: int) -> Iterator[str]:
+        # Links that point nowhere are among them: a slice may be one.
+        return (e.name for e in self._entries(prefix) if e.is_file() or (e.is_symlink() and not e.is_dir()))
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:

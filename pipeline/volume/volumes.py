@@ -20,6 +20,7 @@ from pipeline.errors import StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.placement import AT_ORIGIN, Lattice, Placement, Position
 from pipeline.volume.arrays import StoredArray
+from pipeline.volume.choice import Kind
 from pipeline.volume.patience import patiently, reason
 from pipeline.volume.stores import AT_ONCE, ObjectStat, RefusedError
 
@@ -51,6 +52,8 @@ class Volume:
         missing one is told by the array; None where those of a piece are decoded together.
     kept_bytes : most memory that a process keeps in use between reads, for all volumes of a kind together.
     warnings : one sentence each on what is wrong in the metadata and was read all the same.
+    selection : channel and time point that were chosen where there are several (pipeline.volume.choice).
+    positions_per_chunk : along axes beside z, y, x, so many positions are decoded with a chunk.
     """
 
     location: str
@@ -71,6 +74,8 @@ class Volume:
     decode_bytes: int | None = None
     kept_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    selection: tuple[tuple[Kind, int], ...] = ()
+    positions_per_chunk: int = 1
     stated_voxel_size: VoxelSize | None = None
 
     @property
@@ -121,6 +126,7 @@ class Volume:
             "axes": self.array.stored_axes,
             "metadata_sha256": self.metadata_sha256,
             **place,
+            **({"selection": dict(self.selection)} if self.selection else {}),
         }
 
     def read(self, box: Box) -> npt.NDArray[Any]:
@@ -153,7 +159,8 @@ class Volume:
             min(-(-n // chunk), -(-(side - 1) // chunk) + 1) * chunk
             for n, side, chunk in zip(self.shape, (planes, *shape[1:]), self.chunk_shape, strict=True)
         ]
-        return 2 * (planes * shape[1] * shape[2] + math.prod(touched)) * np.dtype(self.dtype).itemsize
+        decoded = math.prod(touched) * self.positions_per_chunk
+        return 2 * (planes * shape[1] * shape[2] + decoded) * np.dtype(self.dtype).itemsize
 
     def pieces(self, box: Box) -> Iterator[Box]:
         """The box cut along z at chunk borders into parts of about PIECE_BYTES."""

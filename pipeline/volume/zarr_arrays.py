@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -26,6 +27,8 @@ from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position, Turn
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
+from pipeline.volume.choice import Choice, positions
+from pipeline.volume.layout import check_layout
 from pipeline.volume.metadata import OWN, THICKNESS_TAKEN, ImageMetadata, exact_decimal, image_metadata
 from pipeline.volume.patience import patiently, reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
@@ -39,13 +42,15 @@ class ZarrArray:
     """A `StoredArray` of Zarr.
 
     location, array_path, metadata_sha256 : of the volume.
-    stored_axes : the axes as they lie in the store, one letter each; "." is an axis of length 1 that is left out.
+    stored_axes : the axes as they lie in the store, one letter each; "." is an axis that is left out.
+    at : the position along each stored axis that is left out, 0 for the others; () where all are 0.
     """
 
     location: str
     array_path: str
     stored_axes: str
     metadata_sha256: str
+    at: tuple[int, ...] = ()
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         array, store = self._open(), open_store(self.location)
@@ -59,7 +64,7 @@ class ZarrArray:
             parts = _rows(box, in_order(self.stored_axes, array.chunks))
 
         async def read_all() -> list[npt.NDArray[Any]]:
-            selections = [stored_selection(self.stored_axes, part) for part in parts]
+            selections = [stored_selection(self.stored_axes, part, self.at) for part in parts]
             found = await asyncio.gather(*(reading.getitem(selection) for selection in selections))
             if checked.found_nothing:
                 await store.expect("/".join(filter(None, (self.array_path, _document_name(array)))))
@@ -75,7 +80,8 @@ class ZarrArray:
         return voxels
 
     def object_key(self, index: Index) -> str:
-        key = self._open().metadata.encode_chunk_key(stored_index(self.stored_axes, index))
+        array = self._open()
+        key = array.metadata.encode_chunk_key(stored_index(self.stored_axes, index, self._chunk_at(array)))
         return f"{self.array_path}/{key}" if self.array_path else key
 
     def object_stat(self, index: Index) -> ObjectStat | None:
@@ -85,17 +91,37 @@ class ZarrArray:
         store = open_store(self.location)
         if not store.can_list:
             return None
-        array, folder = self._open(), f"{self.array_path}/" if self.array_path else ""
-        counts = [-(-n // side) for n, side in zip(array.shape, array.shards or array.chunks, strict=True)]
-
-        def is_object(key: str) -> bool:
-            own = key.removeprefix(folder)
-            index = object_index(own.removeprefix("c/").removeprefix("c."), counts)
-            return index is not None and array.metadata.encode_chunk_key(index) == own
-
+        array = self._open()
+        counts = self._counts(array)
         inside = "c" if array.metadata.encode_chunk_key((0,) * len(counts)).startswith("c/") else ""
         top = "/".join(filter(None, (self.array_path, inside)))
-        return ((key, stat) for key, stat in store.list_array(top, counts) if is_object(key))
+        at = self._chunk_at(array)
+
+        def is_own(key: str) -> bool:
+            index = self._index(key, array)
+            return index is not None and all(
+                axis != "." or i == chosen for axis, i, chosen in zip(self.stored_axes, index, at, strict=True)
+            )
+
+        return ((key, stat) for key, stat in store.list_array(top, counts) if is_own(key))
+
+    def is_object(self, array: zarr.Array[Any], key: str) -> bool:
+        """Whether an object of the array as it is stored, with all channels, has this key."""
+        return self._index(key, array) is not None
+
+    def _index(self, key: str, array: zarr.Array[Any]) -> tuple[int, ...] | None:
+        own = key.removeprefix(f"{self.array_path}/" if self.array_path else "")
+        index = object_index(own.removeprefix("c/").removeprefix("c."), self._counts(array))
+        return index if index is not None and array.metadata.encode_chunk_key(index) == own else None
+
+    @staticmethod
+    def _counts(array: zarr.Array[Any]) -> list[int]:
+        return [-(-n // side) for n, side in zip(array.shape, array.shards or array.chunks, strict=True)]
+
+    def _chunk_at(self, array: zarr.Array[Any]) -> tuple[int, ...]:
+        """The index of objects along each stored axis that is left out."""
+        at = self.at or (0,) * len(self.stored_axes)
+        return tuple(p // side for p, side in zip(at, array.shards or array.chunks, strict=True))
 
     def _open(self) -> zarr.Array[Any]:
         return _open_array(self.location, self.array_path, self.metadata_sha256)
@@ -152,7 +178,7 @@ def is_zarr(store: Store) -> bool:
     return store.holds(*DOCUMENTS)
 
 
-def open_zarr(location: str, level: int, voxel_size_um: Position | None) -> Volume:
+def open_zarr(location: str, level: int, voxel_size_um: Position | None, choice: Choice) -> Volume:
     """The volume at a location that holds Zarr; see `pipeline.volume.opening.open_volume`."""
     node = _open_node(location)
     if isinstance(node, zarr.Array):
@@ -160,7 +186,7 @@ def open_zarr(location: str, level: int, voxel_size_um: Position | None) -> Volu
             raise InputError(f"{location} is one array, so it has no level {level}; give the group that holds it.")
         parent = _parent_image(location)
         if parent is None:
-            return _describe(location, "", node, image=None, level=0, voxel_size_um=voxel_size_um)
+            return _describe(location, "", node, image=None, level=0, voxel_size_um=voxel_size_um, choice=choice)
         location, image, level = parent
     else:
         found = image_metadata(location, dict(node.attrs))
@@ -175,7 +201,7 @@ def open_zarr(location: str, level: int, voxel_size_um: Position | None) -> Volu
         node = _open_node(location, path)
     if not isinstance(node, zarr.Array):
         raise InputError(f"{location}/{path} is a group, but level {level} of {location} must be an array.")
-    return _describe(location, path, node, image=image, level=level, voxel_size_um=voxel_size_um)
+    return _describe(location, path, node, image=image, level=level, voxel_size_um=voxel_size_um, choice=choice)
 
 
 def _open_node(location: str, path: str = "") -> zarr.Array[Any] | zarr.Group:
@@ -194,12 +220,33 @@ def _open_node(location: str, path: str = "") -> zarr.Array[Any] | zarr.Group:
 
 
 def _not_an_image(location: str, group: zarr.Group) -> str:
+    if (image := _first_image(location, group)) is not None:
+        return image
     members = sorted(name for name, _ in group.members()) if group.store.supports_listing else []
     held = f"; it holds {listing(members)}" if members else ""
     return (
         f"{location} is a Zarr group without OME-Zarr image metadata (multiscales){held}:"
         f" give one of its arrays or images, for example {location}/{members[0] if members else 'NAME'}."
     )
+
+
+def _first_image(location: str, group: zarr.Group) -> str | None:
+    """What a plate or a well of OME-Zarr says of its first image, as a sentence; None for other groups."""
+    attributes = dict(group.attrs)
+    stated: Any = {**attributes, **ome} if isinstance(ome := attributes.get("ome"), dict) else attributes
+    try:
+        if "plate" in stated:
+            well = str(stated["plate"]["wells"][0]["path"]).strip("/")
+            found: Any = _open_node(location, well).attrs
+            found = dict(found).get("ome", found)
+            image = f"{location}/{well}/{found['well']['images'][0]['path']}"
+            return f"{location} is a plate of OME-Zarr; give one of the images in its wells, for example {image}."
+        if "well" in stated:
+            image = f"{location}/{stated['well']['images'][0]['path']}"
+            return f"{location} is a well of OME-Zarr; give one of its images, for example {image}."
+    except (InputError, LookupError, TypeError):  # documents that do not say, or wells that are not there
+        return None
+    return None
 
 
 def listing(names: list[str]) -> str:
@@ -244,22 +291,28 @@ def _describe(
     image: ImageMetadata | None,
     level: int,
     voxel_size_um: Position | None,
+    choice: Choice,
 ) -> Volume:
     where = f"{location}/{array_path}" if array_path else location
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {dtype}; bool, integer or float is needed.")
-    axes = stored_axes(where, array.shape, image.axis_names(location) if image else _axis_names(array))
+    names = image.axis_names(location, array.ndim) if image else _axis_names(array)
+    cut = positions(where, array.shape, names, choice, image.channels if image else ())
+    axes = stored_axes(where, cut.shape, names)
     stated, placement = _in_space(location, image, level, axes, voxel_size_um)
     warnings = image.warnings if image else ()
     if "z" not in axes and stated and not voxel_size_um:
         warnings = (*warnings, f"{where} {THICKNESS_TAKEN}.")
     own = array.attrs.get(OWN)
     metadata_sha256 = _metadata_sha256(array)
+    stored = ZarrArray(location, array_path, axes, metadata_sha256, cut.at if any(cut.at) else ())
+    example = array.metadata.encode_chunk_key((0,) * array.ndim)
+    unstored = check_layout(open_store(location), array_path, partial(stored.is_object, array), example)
     return Volume(
         location=location,
         array_path=array_path,
-        array=ZarrArray(location, array_path, axes, metadata_sha256),
+        array=stored,
         shape=in_order(axes, array.shape),
         dtype=dtype.name,
         chunk_shape=in_order(axes, array.chunks),
@@ -273,7 +326,9 @@ def _describe(
         every_chunk_stored=isinstance(own, dict) and own.get("every_chunk_stored") is True,
         fill_value=np.asarray(array.fill_value or 0, dtype).item(),
         metadata_sha256=metadata_sha256,
-        warnings=warnings,
+        warnings=(*warnings, *unstored),
+        selection=cut.selection,
+        positions_per_chunk=math.prod(n for axis, n in zip(axes, array.chunks, strict=True) if axis == "."),
     )
 
 

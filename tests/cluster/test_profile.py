@@ -54,7 +54,10 @@ def test_there_are_examples_for_cpu_gpu_and_preemption() -> None:
         ("jobs = 2", 'must say kind = "local", "scheduler" or "slurm", but it does not.'),
         ("kind = slurm", "is not TOML: Invalid value (at line 1, column 8)."),
         ('kind = "slurm"', "cannot be used: jobs is missing."),
-        (PLAIN + "partitoin = 1", "partitoin is no key of it; there are cache, cache_size, kind, jobs, cores, memory"),
+        (
+            PLAIN + "partitoin = 1",
+            "partitoin is no key of it; there are cache, cache_size, refused_is_absent, kind, jobs, cor",
+        ),
         (PLAIN.replace("8 GiB", "8G"), "memory: '8G' is no amount of memory; write a number and its unit"),
         (PLAIN.replace('"8 GiB"', "8"), "memory: 8 is no amount of memory"),
         (PLAIN.replace("01:00:00", "1h"), "walltime: '1h' is no time limit of SLURM; write 04:00:00 for hours"),
@@ -66,6 +69,12 @@ def test_there_are_examples_for_cpu_gpu_and_preemption() -> None:
         (PLAIN + 'cache = "/tmp; rm -r x"', "cache: '/tmp; rm -r x' holds characters"),
         (PLAIN + "cache_size = 20", "cache_size: 20 is no amount of memory; write a number and its unit"),
         (PLAIN + 'directives = ["qos=long"]', "directives.0: 'qos=long' is no option of sbatch"),
+        (
+            PLAIN + 'leave_out = ["--qos"]',
+            "leave_out.0: Input should be '--cpus-per-task', '--gres', '--mem'",
+        ),
+        (PLAIN + 'memory_as = "by node"', "memory_as: Input should be 'per-job' or 'per-cpu'"),
+        (PLAIN + 'refused_is_absent = "maybe"', "refused_is_absent: Input should be a valid boolean"),
         (PLAIN + 'setup = ["a\\nb"]', "setup.0: 'a\\nb' is not one line of shell"),
         (PLAIN + "gpus = 1", "gpu_memory is missing: with gpus, say how much memory one has"),
         (PLAIN + "workers = 5", "cores: 4 are too few for 5 workers"),
@@ -152,6 +161,9 @@ def test_every_kind_of_profile_takes_a_cache(tmp_path: Path) -> None:
             "VOXCALIPER_CACHE": "$HOME/cache",
             "VOXCALIPER_CACHE_SIZE": "1073741824",
         }
+        path.write_text(kind + "\nrefused_is_absent = true\n")
+        assert read_profile(path).cache_environment == {"VOXCALIPER_REFUSED_IS_ABSENT": "1"}
+        assert shell_lines(read_profile(path)) == ['export VOXCALIPER_REFUSED_IS_ABSENT="1"']
         path.write_text(kind + "\ncache_size = 0\n")
         assert read_profile(path).cache_environment == {"VOXCALIPER_CACHE_SIZE": "0"}
         path.write_text(kind)

@@ -138,3 +138,57 @@ def test_print_shows_every_script_and_starts_nothing(here: Command, mask: Path, 
     assert done.out.count("#!/usr/bin/env bash") == 2
     assert f"resume {tmp_path / 'run'} --profile {tmp_path / 'run' / 'jobs' / 'profile.toml'} --requeue" in done.out
     assert not (tmp_path / "run").exists()
+
+
+def sbatch_lines(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+
+
+def test_memory_for_each_core_instead_of_each_node(tmp_path: Path) -> None:
+    """Where sbatch says: Requesting memory by node is not supported. Use --mem-per-cpu."""
+    driver, workers = all_scripts(slurm('memory_as = "per-cpu"\n[driver]\ncores = 3', tmp_path), RUN).values()
+    assert [line for line in sbatch_lines(workers) if "--mem" in line] == ["--mem-per-cpu=2048M"]
+    assert [line for line in sbatch_lines(driver) if "--mem" in line] == ["--mem-per-cpu=1366M"]
+    assert "--memory-limit 1932735283 " in workers, "what a worker may use stays"
+    steps = slurm('memory_as = "per-cpu"\nworkers_as = "steps"', tmp_path)
+    assert "--mem-per-cpu=3072M" in sbatch_lines(next(iter(all_scripts(steps, RUN).values())))
+
+
+@pytest.mark.parametrize("more", ["", 'memory_as = "per-cpu"\n', 'workers_as = "steps"\n'])
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--mem", ("--mem",)),
+        ("--cpus-per-task", ("--cpus-per-task",)),
+        ("--time", ("--time", "-t ")),
+        ("--gres", ("--gres", "--gpus-per-task")),
+    ],
+)
+def test_options_that_a_site_does_not_take_are_left_out(
+    tmp_path: Path, option: str, words: tuple[str, ...], more: str
+) -> None:
+    text = 'gpus = 1\ngpu_memory = "8 GiB"\n' + more
+    plain = [line for script in all_scripts(slurm(text, tmp_path), RUN).values() for line in sbatch_lines(script)]
+    kept = [
+        line
+        for script in all_scripts(slurm(f'{text}leave_out = ["{option}"]\n', tmp_path), RUN).values()
+        for line in sbatch_lines(script)
+    ]
+    assert kept == [line for line in plain if not line.startswith(words)] != plain
+
+
+def test_what_takes_the_place_of_an_option_is_a_directive(tmp_path: Path) -> None:
+    text = 'leave_out = ["--mem", "--cpus-per-task"]\ndirectives = ["--mem-per-cpu=2G", "--exclusive"]'
+    _, workers = all_scripts(slurm(text, tmp_path), RUN).values()
+    lines = sbatch_lines(workers)
+    assert lines[-2:] == ["--mem-per-cpu=2G", "--exclusive"]
+    assert not any(line.startswith(("--mem=", "--cpus-per-task")) for line in lines)
+
+
+def test_print_shows_what_is_left_out(here: Command, mask: Path, tmp_path: Path) -> None:
+    (tmp_path / "profile.toml").write_text(PLAIN + 'leave_out = ["--mem"]\n')
+    (tmp_path / "run.toml").write_text(f'workflow = "thickness"\nrun = "run"\nmask = "{mask}"\n')
+    done = here("submit", tmp_path / "run.toml", "--profile", tmp_path / "profile.toml", "--print")
+    assert done.code == 0, done
+    assert "#SBATCH --mem" not in done.out
+    assert "#SBATCH --cpus-per-task=4" in done.out

@@ -236,6 +236,14 @@ def test_a_bucket_that_does_not_list(world: World, layout: str, monkeypatch: pyt
         assert fingerprint(volume).objects == len(volume.objects)
     with pytest.raises(StorageError, match=r"nothing/zarr\.json cannot be read: permission denied"):
         open_volume(f"{world.bucket.url}/nothing")
+    monkeypatch.setenv("VOXCALIPER_REFUSED_IS_ABSENT", "1")
+    assert fingerprint(volume).objects == len(volume.objects) - MISSING[layout]
+    np.testing.assert_array_equal(volume.read(volume.box), VOXELS)
+    with pytest.raises(StorageError, match=r"nothing cannot be read: permission denied"):  # no list, no slices
+        open_volume(f"{world.bucket.url}/nothing")
+    server.faults = lambda *_: 403  # the credentials have run out
+    with pytest.raises(StorageError, match=r"was there when the volume was opened and is gone|is missing"):
+        volume.read(volume.box)
 
 
 def test_info_and_conversion_warn(

@@ -128,7 +128,11 @@ def test_natural_order_and_other_files(tmp_path: Path) -> None:
         ["a²1.tif", "²2.tif"],  # a digit that is no number
         ["a1.tif", "a2.TIF", "A3.tiff"],
         ["a0.tif", "a13.tif", "a25.tif", "a38.tif"],  # rounded positions
-        ["s1_t1.tif", "s1_t2.tif", "s2_t1.tif", "s2_t4.tif"],  # two numbers
+        [f"scan_{20260 + z}_z{z:03}.tif" for z in range(6)],  # a counter beside z
+        [f"s_{time}_z{z}.tif" for z, time in enumerate((103045, 103046, 103048, 103100))],  # a clock beside z
+        [f"day{1 + z // 3}_z{z}.tif" for z in range(7)],
+        [f"slice_{z * 195 / 1000:.3f}mm.tif" for z in range(12)],  # a position with a decimal point
+        [f"s{z:02}_{z * 0.5:.1f}.tif" for z in range(4)],
         ["x-3155_D_4_bc_0001.tif", "x-3155_D_4_bc_0002.tif", "x-3155_D_4_bc_0003.tif"],
     ],
 )
@@ -148,6 +152,32 @@ def test_numbers_without_a_gap(names: list[str]) -> None:
         (["a1.tif", "a1.TIF"], "holds both a1.tif and a1.TIF, which have one number"),
         (["a.tif", "A.tif"], "holds both a.tif and A.tif, which have one number"),
         (["S_1.tif", "s_2.TIF", "S_4.tif"], "lacks the slice s_3.TIF, which would come after s_2.TIF"),
+        ([f"scan_{20260 + z}_z{z:03}.tif" for z in range(12) if z != 5], "lacks the slice scan_20265_z005.tif, which"),
+        (
+            [f"s_{10 * z + z % 2}_z{z}.tif" for z in range(9) if z != 4],
+            r"lacks the slice s_\*_z4.tif, .* after s_31_z3",
+        ),
+        ([f"day{1 + z // 3}_z{z}.tif" for z in range(7) if z != 4], r"lacks the slice day\*_z4.tif"),
+        (
+            [f"{z * 195 / 1000:.3f}mm.tif" for z in range(12) if z not in (6, 9)],
+            r"lacks the slice 1.170mm.tif \(and 1 m",
+        ),
+        (
+            [f"img_channel{c:03}_position000_time000000000_z{z:03}.tif" for c in range(2) for z in range(6)],
+            r"holds slices from .* whose names count by 2 numbers \(channel000 …, z000 …\), a grid of 2 × 6: channels",
+        ),
+        (
+            [f"tile_{t}_z{z:03}.tif" for t in range(2) for z in range(6)],
+            r"holds .* \(tile0 …, z000 …\), a grid of 2 × 6",
+        ),
+        (
+            [f"t{t}_z{z}_c{c}.tif" for t in range(2) for z in range(3) for c in range(2)],
+            r"holds .* a grid of 2 × 3 × 2:",
+        ),
+        ([f"c{n // 6}_z{n % 6}.tif" for n in range(11)], r"holds .* a grid of 2 × 6, of which 11 are there: channels"),
+        ([f"img_{n:03}_c{n // 6}_z{n % 6}.tif" for n in range(12)], r"holds .* \(c0 …, z0 …\), a grid of 2 × 6: "),
+        ([f"img.{c}.{z:03}.tif" for c in range(2) for z in range(6)], "holds .* a grid of 2 × 6"),
+        ([f"z{z}_c{c}.tif" for c in range(2) for z in range(6)], r"holds .* \(z0 …, c0 …\), a grid of 6 × 2"),
         (["a1.tif", "a2.tif", "a3.tif", "average.tif"], "holds average.tif, whose name is not like those of the 3 sl"),
         (["a1.tif", "a2.tif", "mean.tif", "spare.tif", "x.tif"], r"holds mean.tif \(and 2 more\), whose name is not"),
         (

@@ -244,7 +244,8 @@ def test_blocks_that_do_not_fit(here: Command, refused: Refusal, huge: Path) -> 
     assert "(64 workers, 64 threads); choose a smaller --block-shape or fewer --workers" in message
     planned = here("plan", "thickness", huge, *options)
     assert planned.code == 1
-    assert planned.err == f"voxcaliper: {message}\n"
+    unstored = f"voxcaliper: warning: {huge} has no stored chunk: every voxel reads as the fill value.\n"
+    assert planned.err == f"{unstored}voxcaliper: {message}\n"
     assert "2 × 2 × 2 = 8 of 4,096 × 4,096 × 4,096 voxels" in planned.out
 
 

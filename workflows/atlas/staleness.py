@@ -30,7 +30,9 @@ from workflows.run_file import KINDS, LOCATIONS
 Key = dict[str, Any]
 Job = ThicknessJob | ComparisonJob
 
-NO_MATTER = frozenset({*LOCATIONS, "workflow", "device", "block_shape", "keep_scratch", "level", "voxel_size_um"})
+NO_MATTER = frozenset({
+    *LOCATIONS, "workflow", "device", "block_shape", "keep_scratch", "level", "channel", "time", "voxel_size_um",
+})  # fmt: skip
 """Keys of a configuration that are no parameters of a key: they change no number, or the key has them elsewhere."""
 PLACES = ("location", "level", "array path")
 """What of a source says where it is; the rest says what is there."""
