@@ -90,7 +90,7 @@ def test_every_corner_lies_where_itk_says(tmp_path: Path, direction: str, compre
     volume = check(tmp_path / name)
     assert volume.voxel_size == VoxelSize((3000, 700, 500))
     corners_agree(volume, itk)
-    assert volume.warnings == (f"{tmp_path / name} {TAKEN_FOR_MM}",)
+    assert volume.warnings == (f"{tmp_path / name} {TAKEN_FOR_MM}.",)
     assert volume.stored_objects() == (
         len(list(tmp_path.iterdir())),
         sum(file.stat().st_size for file in tmp_path.iterdir()),
