@@ -31,6 +31,7 @@ from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, stored_axes, stored_selection
+from pipeline.volume.choice import Choice, positions
 from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
 from pipeline.volume.patience import in_time, patiently, reason
 from pipeline.volume.ranged import RangedFile
@@ -55,7 +56,7 @@ class Hdf5Array:
     """A `StoredArray` in an HDF5 file; the file is the only stored object, beside those that a data set names.
 
     opened : what the store said of the file when the volume was opened. sources_sha256 : of the names of the further
-    files with voxels and of what the store said of them.
+    files with voxels and of what the store said of them. at : where axes that are no z, y, x are cut; () is at 0.
     """
 
     location: str
@@ -63,6 +64,7 @@ class Hdf5Array:
     stored_axes: str
     opened: ObjectStat
     sources_sha256: str
+    at: tuple[int, ...] = ()
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """The voxels of a box (z, y, x).
@@ -88,7 +90,7 @@ class Hdf5Array:
     def _read(self, store: Store, box: Box) -> tuple[npt.NDArray[Any], dict[str, int]]:
         with _file(store) as file:
             dataset = _dataset(file, self.array_path, self.location)
-            return dataset[stored_selection(self.stored_axes, box)], _source_files(dataset, self.location)
+            return dataset[stored_selection(self.stored_axes, box, self.at)], _source_files(dataset, self.location)
 
     def _check_unchanged(self, store: Store, sources: dict[str, int] | None = None) -> None:
         found = store.stat("")
@@ -119,8 +121,8 @@ class Hdf5Array:
         return iter([("", self.opened), *((name, stat) for name, stat in named.items() if stat is not None)])
 
 
-def find_hdf5(store: Store) -> Callable[[int, Position | None], Volume] | None:
-    """What opens the data set at a location, given a level and a voxel size; None where that is in no HDF5 file."""
+def find_hdf5(store: Store) -> Callable[[int, Position | None, Choice], Volume] | None:
+    """What opens the data set at a location, given level, voxel size and choice; None where that is in no HDF5 file."""
     found = _file_and_path(store.location)
     return partial(_open, *found) if found else None
 
@@ -137,32 +139,34 @@ def _file_and_path(location: str) -> tuple[str, str] | None:
     return None
 
 
-def _open(location: str, path: str, level: int, voxel_size_um: Position | None) -> Volume:
+def _open(location: str, path: str, level: int, voxel_size_um: Position | None, choice: Choice) -> Volume:
     if level:
         raise InputError(f"{location} holds one array at a path, so it has no level {level}; give another path.")
     store = open_store(location)
     stat = store.stat("")
     if stat is None:
         raise StorageError(f"{location} is missing; restore it from a copy.")
-    opening = partial(_describe, store, path.strip("/"), stat, voxel_size_um)
+    opening = partial(_describe, store, path.strip("/"), stat, voxel_size_um, choice)
     try:
         return patiently(opening if "://" in location else partial(in_time, opening))
     except OSError as error:
         raise StorageError(f"{location} cannot be read: {reason(error)}; check the store.") from error
 
 
-def _describe(store: Store, path: str, stat: ObjectStat, voxel_size_um: Position | None) -> Volume:
+def _describe(store: Store, path: str, stat: ObjectStat, voxel_size_um: Position | None, choice: Choice) -> Volume:
     try:
         with _file(store) as file:
             path = _path_of_volume(store.location, file, path)
-            return _volume(store.location, path, _dataset(file, path, store.location), stat, voxel_size_um)
+            return _volume(store.location, path, _dataset(file, path, store.location), stat, voxel_size_um, choice)
     except VoxcaliperError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(store, error) from None
 
 
-def _volume(location: str, path: str, dataset: Any, stat: ObjectStat, voxel_size_um: Position | None) -> Volume:
+def _volume(
+    location: str, path: str, dataset: Any, stat: ObjectStat, voxel_size_um: Position | None, choice: Choice
+) -> Volume:
     where, dtype = f"{location}/{path}", np.dtype(dataset.dtype)
     if dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {dtype}; bool, integer or float is needed.")
@@ -172,14 +176,16 @@ def _volume(location: str, path: str, dataset: Any, stat: ObjectStat, voxel_size
     _check_sources(where, dataset, files, sources, warnings)
     _check_filters(where, dataset)
     _check_stored(location, where, dataset, warnings)
-    axes = stored_axes(where, dataset.shape, _axis_names(dataset))
+    names = _axis_names(dataset)
+    cut = positions(where, dataset.shape, names, choice)
+    axes = stored_axes(where, cut.shape, names)
     chunks = _chunks(dataset)
     shape, chunk_shape = in_order(axes, dataset.shape), in_order(axes, chunks)
     layout = (shape, dtype.str, axes, dataset.chunks, dataset.compression, dataset.is_virtual)
     return Volume(
         location=location,
         array_path=path,
-        array=Hdf5Array(location, path, axes, stat, _digest(sources)),
+        array=Hdf5Array(location, path, axes, stat, _digest(sources), cut.at if any(cut.at) else ()),
         shape=shape,
         dtype=dtype.name,
         chunk_shape=chunk_shape,
@@ -195,6 +201,7 @@ def _volume(location: str, path: str, dataset: Any, stat: ObjectStat, voxel_size
         # A chunk as stored, a buffer that deflate doubles while it grows, and one between two filters.
         decode_bytes=5 * math.prod(chunks) * dtype.itemsize + OWN_BYTES,
         warnings=tuple(warnings),
+        selection=cut.selection,
     )
 
 

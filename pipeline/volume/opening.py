@@ -55,7 +55,7 @@ FORMATS = (
         _where(is_file, open_file),
         has_channels=True,
     ),
-    Format("an HDF5 data set (x.h5/PATH)", find_hdf5),
+    Format("an HDF5 data set (x.h5/PATH)", find_hdf5, has_channels=True),
     Format("a Zarr array or image, also in a ZIP archive", _where(is_zarr, open_zarr), has_channels=True),
     Format("an N5 data set", _where(is_n5, open_n5), has_channels=True),
     Format("a Neuroglancer precomputed volume", find_precomputed),

@@ -130,14 +130,16 @@ def test_axistags_of_ilastik(tmp_path: Path, axes: str) -> None:
 def test_axes_of_length_1_and_several_channels(tmp_path: Path) -> None:
     write(tmp_path / "v.h5", "last", VOXELS[..., None])
     write(tmp_path / "v.h5", "first", VOXELS[None])
-    write(tmp_path / "v.h5", "two", np.stack([VOXELS, VOXELS]))
+    write(tmp_path / "v.h5", "two", np.stack([VOXELS, VOXELS + 1]))
     labelled = write(tmp_path / "v.h5", "labelled", VOXELS.T)
     for dimension, name in zip(labelled.dims, "xyz", strict=True):
         dimension.label = name
     labelled.file.close()
     for name in ("last", "first", "labelled"):
         check(tmp_path / "v.h5" / name)
-    assert "has 2 positions along axis 0" in refused(tmp_path / "v.h5" / "two")
+    assert "has 2 channels (0, 1); choose one with --channel" in refused(tmp_path / "v.h5" / "two")
+    volume = open_volume(str(tmp_path / "v.h5" / "two"), channel="1")
+    np.testing.assert_array_equal(volume.read(volume.box), VOXELS + 1)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", ">u2", "int16", "float16", ">f4", "float64", "uint64"])
