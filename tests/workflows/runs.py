@@ -138,6 +138,11 @@ def results(run: Path, names: tuple[str, ...] = ("statistics.json", "histogram.c
     return files
 
 
+def without_place(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Results but for the document of the map that says where it lies."""
+    return {name: content for name, content in files.items() if name != "thickness.ome.zarr/zarr.json"}
+
+
 def flip(path: Path, position: int) -> None:
     """Turn one bit of a file."""
     content = bytearray(path.read_bytes())
