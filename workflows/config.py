@@ -103,7 +103,10 @@ class StagePlan(_Frozen):
 
 
 class ThicknessPlan(_Frozen):
-    """How a run will be done. Sizes are in voxels (z, y, x) and bytes; written_bytes are before compression."""
+    """How a run will be done. Sizes are in voxels (z, y, x) and bytes; written_bytes are before compression.
+
+    sources : what is read, by its fingerprint (workflows.sources), once the run has begun.
+    """
 
     shape: Index
     voxel_size_um: tuple[float, float, float]
@@ -118,10 +121,14 @@ class ThicknessPlan(_Frozen):
     scratch_bytes: int
     mask_identity: dict[str, object]
     regions_identity: dict[str, object] | None
+    sources: dict[str, dict[str, object]] = {}
 
 
 class ComparisonPlan(_Frozen):
-    """How a comparison will be done. Sizes are in voxels (z, y, x) and bytes before compression."""
+    """How a comparison will be done. Sizes are in voxels (z, y, x) and bytes before compression.
+
+    sources : what is read, by its fingerprint (workflows.sources), once the run has begun.
+    """
 
     shape: Index
     voxel_size_um: tuple[float, float, float]
@@ -132,3 +139,4 @@ class ComparisonPlan(_Frozen):
     source_bytes: int
     map_bytes: int
     identities: dict[str, dict[str, object]]
+    sources: dict[str, dict[str, object]] = {}
