@@ -189,6 +189,12 @@ def _damages_of_unfinished(run: RunFolder, found: Verified) -> Iterator[str]:
 def _damaged_receipts(run: RunFolder, key: str, found: Verified, *, shards: bool) -> Iterator[str]:
     """The intermediate files that are left, and what was written beside them, as far as they are not whole."""
     ledger = ledger_of(run.path, key)
+    for path in sorted(ledger.folder.glob("*.parcel")):
+        found.files += 1
+        try:
+            ledger.noted(path.stem).check()
+        except StorageError as error:
+            yield str(error)
     for stage in (path.name for path in sorted(ledger.folder.glob("*")) if path.is_dir()):
         for block in ledger.blocks(stage):
             found.files += 1

@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import DamagedError, StorageError
 from pipeline.files import write_json
 from pipeline.ledger import SHARDS, Ledger
+from tests.workflows.runs import flip
 
 
 @pytest.fixture
@@ -123,9 +124,7 @@ def test_what_was_written_beside_a_receipt(ledger: Ledger) -> None:
     assert ledger.finished("thickness", (0, 0, 0)) is None
     shard.write_bytes(b"voxels")
     path = ledger.path("thickness", (0, 0, 0))
-    content = bytearray(path.read_bytes())
-    content[12] ^= 1
-    path.write_bytes(content)
+    flip(path, 12)
     assert ledger.finished("thickness", (0, 0, 0))
     assert thorough.finished("thickness", (0, 0, 0)) is None, "every byte of the receipt is looked at, too"
 
