@@ -19,7 +19,7 @@ from pipeline.engine import Client, Progress
 from pipeline.errors import DamagedError, DeviceMemoryError, LostWorkersError
 from pipeline.job import ThicknessJob
 from pipeline.volume.writing import sweep_partials
-from workflows.run_folder import RunFolder, plan_again, tidy
+from workflows.run_folder import RESULTS, RunFolder, plan_again, tidy
 from workflows.sources import check_sources, untold
 from workflows.stages import thorough
 from workflows.warm_up import warm_up
@@ -50,6 +50,8 @@ def execute_job(
         for warning in sorted(warnings | set(untold(run.sources()))):
             watch.log.warning(warning)
             say(f"voxcaliper: warning: {warning}")
+        for name in RESULTS:  # of a process that did not come to its end: nobody shall take them for the run's
+            (run.path / name).unlink(missing_ok=True)
         for image in job.images:
             if image.path.exists():
                 sweep_partials(image.path)

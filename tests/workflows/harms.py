@@ -13,7 +13,7 @@ from tests.workflows.runs import Finished, flip
 HARMS = ("flipped", "cut", "empty", "swapped", "foreign", "gone")
 WRITTEN_LAST = ("provenance.json", "checksums.sha256")
 RESULT_FILES = (
-    "report.html", "statistics.json", "histogram.csv", "comparison.json", "comparison.csv",
+    "report.html", "statistics.json", "histogram.csv", "comparison.json", "comparison.csv", "regions.csv",
 )  # fmt: skip
 NOT_HELD = ("run.log", "lock", "status.json", "performance.html")
 """What a process says of itself while it works: no part of the results, and nothing goes on by it."""
@@ -89,7 +89,7 @@ def told(done: Finished, *names: str) -> bool:
     return done.code == 1 and len(lines) == 1 and any(name in lines[0] for name in names)
 
 
-def edited(path: Path, change: Callable[[dict[str, object]], None]) -> None:
+def edited(path: Path, change: Callable[[dict[str, object]], object]) -> None:
     """Change the contents of a JSON file."""
     content = json.loads(path.read_text("utf-8"))
     change(content)
