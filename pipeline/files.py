@@ -85,7 +85,7 @@ def write_json(path: Path, content: Any, *, sort_keys: bool = False) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder, where its file system can say so."""
+    """Wait until the disk has the names in a folder, where its file system can say so (power may be cut)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -94,20 +94,21 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def file_sum(path: Path, *, durable: bool = False) -> tuple[int, str]:
+def file_sum(path: Path, *, durable_in: Path | None = None) -> tuple[int, str]:
     """Bytes of a file, and their SHA-256 in hexadecimal digits. Raises OSError as it comes.
 
-    durable : wait until the disk has it, under its name.
+    durable_in : wait until the disk has the file, and the names of all folders from this one down to it.
     """
     summed, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while piece := file.read(SUM_BYTES):
             summed.update(piece)
             size += len(piece)
-        if durable:
+        if durable_in is not None:
             os.fsync(file.fileno())
-    if durable:
-        sync_folder(path.parent)
+    if durable_in is not None:
+        for folder in (folder for folder in path.parents if folder.is_relative_to(durable_in)):
+            sync_folder(folder)
     return size, summed.hexdigest()
 
 

@@ -66,7 +66,7 @@ def _sums(
         str(path.relative_to(run.path)) for image in job.images for path in sorted(image.path.glob("**/zarr.json"))
     )
     for name in (*names, *totals, *metadata):
-        yield file_sum(run.path / name, durable=True)[1], name
+        yield file_sum(run.path / name, durable_in=run.path)[1], name
     for stage in stages:
         if stage.writes:
             for _, receipt in job.ledger.receipts(stage.name, stage.grid):

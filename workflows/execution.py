@@ -62,6 +62,11 @@ def execute_job(
                 check_sources(run.path, job.volumes, run.sources())
                 for name, stage in totals.items():
                     watch.log.info("stage %s: %s", name, stage)
+                    if "made_again" in stage:
+                        say(
+                            f"voxcaliper: warning: {stage['made_again']:,} blocks of stage {name} were made again: what"
+                            f" lay in {run.path} was not what they had written; look after that disk."
+                        )
                 write_timings(run, totals)
                 results = write(job, totals, time.perf_counter() - began)
                 break

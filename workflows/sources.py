@@ -20,6 +20,10 @@ Sources = dict[str, dict[str, Any]]
 UNTOLD = "untold"
 
 
+class ChangedError(RunError):
+    """A volume whose voxels are not those that a run began with."""
+
+
 def sources_of(volumes: Mapping[str, Volume]) -> Sources:
     """The fingerprints of all volumes of a run as they are now. Raises StorageError where one cannot be read."""
     return {role: _source(volume) for role, volume in volumes.items()}
@@ -44,12 +48,12 @@ def untold(sources: Sources) -> list[str]:
 
 
 def check_sources(run: Path, volumes: Mapping[str, Volume], then: Sources) -> None:
-    """Raise RunError where the voxels of a volume are not those that a run began with."""
+    """Raise ChangedError where the voxels of a volume are not those that a run began with."""
     for role, volume in volumes.items():
         before = then.get(role, {UNTOLD: ""})
         if UNTOLD in before or (now := _source(volume)) == before:
             continue
-        raise RunError(
+        raise ChangedError(
             f"The {role} of the run {run} changed since it began (content: {_told(before)} then, {_told(now)} now);"
             f" measure it anew with `voxcaliper resume {run} --restart`, or start a new run with another --run folder."
         )

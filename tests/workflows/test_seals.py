@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
+from cluster.profile import EXAMPLES
 from pipeline.ledger import Ledger
 from tests.workflows.conftest import Command, noise
 from tests.workflows.harms import edited, reopened, told
@@ -334,7 +335,8 @@ def test_shards_are_on_the_disk_when_they_are_checked(
     for block in ledger.blocks("thickness"):
         assert ledger.finished("thickness", block)
     shards = [path for path in (run / "thickness.ome.zarr" / "0" / "c").rglob("*") if path.is_file()]
-    assert {str(path) for path in shards} | {str(path.parent) for path in shards} == set(flushed)
+    folders = {folder for path in shards for folder in path.parents if folder.is_relative_to(run)}
+    assert {str(path) for path in (*shards, *folders)} == set(flushed)
 
 
 def test_verify_is_sha256sum(stopped: Callable[[str], Path], tmp_path: Path) -> None:
@@ -370,3 +372,34 @@ def test_verify_of_a_stopped_run_names_what_resume_makes_again(
     assert str(victim) in out
     assert str(shard) in out
     assert go_on(run).code == 0
+
+
+def test_submitting_a_run_anew(
+    stopped: Callable[[str], Path], here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made goes when the job is submitted; the job itself goes on, however often it is requeued."""
+    submitted: list[Path] = []
+    monkeypatch.setattr("cluster.submit.driver_in_queue", lambda _: None)
+
+    def submit_driver(_: object, run: Path, __: str) -> str:
+        submitted.append(run)
+        return "7"
+
+    monkeypatch.setattr("cluster.submit.submit_driver", submit_driver)
+    run = stopped("thickness")
+    config = json.loads((run / "run.json").read_text("utf-8"))
+    file, profile = tmp_path / "run.toml", tmp_path / "cpu.toml"
+    lines = [f"{key} = {json.dumps(value)}" for key, value in config.items() if value is not None]
+    file.write_text("\n".join([f'run = "{run}"', *lines]), "utf-8")
+    profile.write_text((EXAMPLES / "cpu.toml").read_text("utf-8"), "utf-8")
+    _zeroed(tmp_path / "volumes" / "mask.zarr")
+    before = (run / "seal.json").read_bytes()
+    assert here("submit", file, "--profile", profile).code == 0
+    assert (run / "seal.json").read_bytes() == before
+    assert receipts(run, "mask")
+    done = here("submit", file, "--profile", profile, "--restart")
+    assert (done.code, done.out) == (0, "7\n"), done
+    assert submitted == [run, run]
+    assert not receipts(run, "mask")
+    assert (run / "seal.json").read_bytes() != before
+    assert "exclude each other" in here("resume", run, "--restart", "--requeue").failure()
