@@ -63,7 +63,9 @@ def _sums(
     totals = (str(Path(job.ledger.folder.name, f"{stage.name}.json")) for stage in stages)
     names = [name for name in (*ALWAYS, *RESULTS) if (run.path / name).exists()]
     metadata = (
-        str(path.relative_to(run.path)) for image in job.images for path in sorted(image.path.glob("**/zarr.json"))
+        str((image.path / level / "zarr.json").relative_to(run.path))
+        for image in job.images
+        for level in ("", *map(str, range(len(image.level_shapes))))
     )
     for name in (*names, *totals, *metadata):
         yield file_sum(run.path / name, durable_in=run.path)[1], name
