@@ -16,6 +16,7 @@ import zarr
 
 from cluster.profile import EXAMPLES
 from pipeline.ledger import Ledger
+from pipeline.volume.stored_objects import ObjectStat
 from tests.workflows.conftest import Command, noise
 from tests.workflows.harms import edited, reopened, told
 from tests.workflows.runs import flip, receipts, results
@@ -144,6 +145,26 @@ def test_a_source_that_changes_under_a_run_gives_no_results(
     name = "statistics.json" if workflow == "thickness" else "comparison.json"
     assert results(run, (name,)) == results(fresh, (name,))
     assert results(run, (name,)) != results(tmp_path / "whole", (name,))
+
+
+@pytest.mark.parametrize("why", ["too many to ask for at every run", "says neither the ETag nor the time"])
+def test_a_source_that_cannot_be_watched_is_told(
+    kept: Path, here: Command, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """It is measured as ever; that nobody would hear of its changes is said."""
+    if why.startswith("too many"):
+        monkeypatch.setattr("pipeline.volume.volumes.MOST_ASKED", 2)
+        monkeypatch.setattr("pipeline.volume.volumes.MOST_LISTED", 3)
+    else:
+        monkeypatch.setattr("pipeline.volume.stores.ObjectStat", lambda size, *_: ObjectStat(size, None, None))
+    run = tmp_path / "run"
+    done = here("thickness", kept / "mask.zarr", "--run", run, *OPTIONS, "--scheduler", scheduler)
+    assert done.code == 0, done
+    assert done.err.startswith("voxcaliper: warning: Whether the mask changes during the run is told by its metadata")
+    assert why in done.err
+    assert why in (run / "run.log").read_text("utf-8")
+    assert why in json.loads((run / "plan.json").read_text("utf-8"))["sources"]["mask"]["untold"]
+    assert here("verify", run).code == 0
 
 
 RUN_EDITS: dict[str, Any] = {
