@@ -94,21 +94,18 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def file_sum(path: Path, *, durable_in: Path | None = None) -> tuple[int, str]:
+def file_sum(path: Path, *, durable: bool = False) -> tuple[int, str]:
     """Bytes of a file, and their SHA-256 in hexadecimal digits. Raises OSError as it comes.
 
-    durable_in : wait until the disk has the file, and the names of all folders from this one down to it.
+    durable : wait until the disk has them; its name may need sync_folder, which is dear where many files share one.
     """
     summed, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while piece := file.read(SUM_BYTES):
             summed.update(piece)
             size += len(piece)
-        if durable_in is not None:
+        if durable:
             os.fsync(file.fileno())
-    if durable_in is not None:
-        for folder in (folder for folder in path.parents if folder.is_relative_to(durable_in)):
-            sync_folder(folder)
     return size, summed.hexdigest()
 
 

@@ -98,7 +98,7 @@ class Ledger:
         path = self.folder.parent / name
         if not self.thorough:
             return path.stat().st_size == size
-        return file_sum(path, durable_in=self.folder.parent) == (size, digest)
+        return file_sum(path, durable=True) == (size, digest)
 
     def blocks(self, stage: str) -> Iterator[Index]:
         """The blocks that have a receipt, by the names of the files; none is opened."""

@@ -8,6 +8,7 @@ last, holds the sum of that file and its own.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any
 from pipeline.comparison import ComparisonJob
 from pipeline.engine import Stage
 from pipeline.errors import RunError, StorageError
-from pipeline.files import file_sum, json_sum, whole_file
+from pipeline.files import file_sum, json_sum, sync_folder, whole_file
 from pipeline.job import ThicknessJob, ledger_of
 from pipeline.ledger import SHARDS
 from workflows.run_folder import RESULTS, RunFolder
@@ -40,9 +41,12 @@ def sealed(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the checksums of a run whose results are written; returns its provenance, with their seal.
 
-    Every file is on the disk then. Raises DamagedError where a receipt is not there, OSError as it comes.
+    Every file is on the disk then, under its name: shards were flushed when they were checked. Raises DamagedError where
+    a receipt is not there, OSError as it comes.
     """
     stages = list(stages)
+    for folder in itertools.chain([job.ledger.folder], *(image.folders() for image in job.images)):
+        sync_folder(folder)
     plain = json.loads(json.dumps(provenance))
     lines, size, summed = 0, 0, hashlib.sha256()
     with whole_file(run.checksums) as file:
@@ -68,7 +72,7 @@ def _sums(
         for level in ("", *map(str, range(len(image.level_shapes))))
     )
     for name in (*names, *totals, *metadata):
-        yield file_sum(run.path / name, durable_in=run.path)[1], name
+        yield file_sum(run.path / name, durable=True)[1], name
     for stage in stages:
         if stage.writes:
             for _, receipt in job.ledger.receipts(stage.name, stage.grid):

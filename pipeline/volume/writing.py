@@ -16,7 +16,7 @@ import errno
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -136,6 +136,17 @@ class Multiscale:
     def shard(self, level: int, block: Index) -> Path:
         """The file of a shard."""
         return self.path.joinpath(str(level), "c", *map(str, block))
+
+    def folders(self) -> Iterator[Path]:
+        """Every folder of the image, those that hold shards last; as many as there are rows of blocks, about."""
+        yield self.path
+        for level in range(len(self.factors)):
+            rows, columns, _ = self.grid(level).counts
+            top = self.path / str(level)
+            yield from (top, top / "c")
+            for z in range(rows):
+                yield top / "c" / str(z)
+                yield from (top / "c" / str(z) / str(y) for y in range(columns))
 
     def write_block(self, level: int, block: Index, voxels: npt.NDArray[Any]) -> None:
         """Write one whole shard; writing it again replaces it.
