@@ -41,8 +41,8 @@ def sealed(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the checksums of a run whose results are written; returns its provenance, with their seal.
 
-    Every file is on the disk then, under its name: shards were flushed when they were checked. Raises DamagedError where
-    a receipt is not there, OSError as it comes.
+    Every file is on the disk then, under its name: shards were flushed when they were checked. Raises DamagedError
+    where a receipt is not there, OSError as it comes.
     """
     stages = list(stages)
     for folder in itertools.chain([job.ledger.folder], *(image.folders() for image in job.images)):
