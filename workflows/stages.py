@@ -62,7 +62,7 @@ def _made_again(client: Client, stage: Stage, job: J, report: Callable[[Progress
     """Read all that a finished stage wrote, make again what is not as it was written; returns of how many blocks."""
 
     def checking(progress: Progress) -> None:
-        report(replace(progress, stage=f"check {stage.name}"))
+        report(replace(progress, stage=f"check {stage.name}", found=0))
 
     totals = run_stage(client, stage, thorough(job), absorb=lambda *_: None, report=checking)
     return int(totals["tasks_now"])
