@@ -15,6 +15,7 @@ import pytest
 import zarr
 
 from cluster.profile import EXAMPLES
+from pipeline.errors import RunError
 from pipeline.ledger import Ledger
 from pipeline.volume.stored_objects import ObjectStat
 from tests.workflows.conftest import Command, noise
@@ -425,3 +426,31 @@ def test_submitting_a_run_anew(
     assert not receipts(run, "mask")
     assert (run / "seal.json").read_bytes() != before
     assert "exclude each other" in here("resume", run, "--restart", "--requeue").failure()
+
+
+def test_any_flipped_bit_of_what_was_asked_is_told_or_changes_nothing(stopped: Callable[[str], Path]) -> None:
+    run = RunFolder(stopped("thickness"))
+    key, chance = run.check_seal(), np.random.default_rng(0)
+    for name in ("run.json", "plan.json", "seal.json"):
+        content, harmless = (run.path / name).read_bytes(), 0
+        for position in chance.integers(0, len(content) * 8, 300):
+            damaged = bytearray(content)
+            damaged[position // 8] ^= 1 << (position % 8)
+            (run.path / name).write_bytes(damaged)
+            try:
+                assert run.check_seal() == key  # white space, or a digit beyond those of a number
+                harmless += 1
+            except RunError as error:
+                assert str(run.path) in str(error)  # noqa: PT017
+        (run.path / name).write_bytes(content)
+        assert harmless < 100, name
+    ledger = Ledger(run.path / "ledger", key)
+    for path in (run.path / "ledger").glob("*.json"):
+        content, totals = path.read_bytes(), ledger.stage_totals(path.stem)
+        assert totals is not None
+        for position in chance.integers(0, len(content) * 8, 300):
+            damaged = bytearray(content)
+            damaged[position // 8] ^= 1 << (position % 8)
+            path.write_bytes(damaged)
+            assert ledger.stage_totals(path.stem) in (None, totals)
+        path.write_bytes(content)
