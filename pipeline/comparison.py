@@ -28,13 +28,12 @@ from pipeline.errors import InputError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.job import PARTS, Border, ObjectKind, Part, distance_dtype
 from pipeline.ledger import Ledger
-from pipeline.parcels import open_parcel, write_parcel
 from pipeline.surface import CropGrid, Ignored, LabelSurfaces, Side
 from pipeline.volume.opening import Volume
 from pipeline.volume.whole_numbers import first_place
 from pipeline.volume.writing import Multiscale
 
-FOUND = "labels.parcel"
+FOUND = "labels"
 TOPOLOGY_VOXELS = 1 << 21
 """Noise of many labels has nearly as many components as voxels, and three times as many pairs that touch: components
 are found in blocks of at most so many voxels, which bounds what a task takes for them."""
@@ -142,11 +141,11 @@ class ComparisonJob:
             "box": boxes,
             "voxels": np.array([one[3:] for one in found], np.int64).reshape(-1, 2),
         }
-        write_parcel(self.ledger.folder / FOUND, {}, arrays)
+        self.ledger.note(FOUND, arrays)
 
     def found_labels(self) -> list[FoundLabel]:
         """The labels that `note_labels` filed."""
-        parcel = open_parcel(self.ledger.folder / FOUND)
+        parcel = self.ledger.noted(FOUND)
         return [
             FoundLabel(int(label), _box(reference), _box(prediction), int(voxels[0]), int(voxels[1]))
             for label, (reference, prediction), voxels in zip(

@@ -27,7 +27,7 @@ from pipeline.batches import BATCH_SECONDS, Backlog, Pace
 from pipeline.device import RETRIES
 from pipeline.errors import LostWorkersError, RunError, StorageError, VoxcaliperError
 from pipeline.geometry import BlockGrid, Index
-from pipeline.ledger import Ledger
+from pipeline.ledger import SHARDS, Ledger
 from pipeline.parcels import METER, Content
 
 __all__ = [
@@ -85,12 +85,14 @@ class Stage:
     """One task per block of a grid. name : what the dashboard and the ledger call it.
 
     resource : what its workers must offer, where any worker offers it; otherwise every worker may do it.
+    writes : whether its tasks write files beside their receipts, which are held against them when all are done.
     """
 
     name: str
     grid: BlockGrid
     task: Callable[[Any, Index, Stopwatch], Outcome]
     resource: Resource | None = None
+    writes: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ def perform_batch(stage: Stage, job: Job, blocks: range) -> Batch:
             summary = perform(stage.name, stage.task, job, block)
         else:
             summary = {**parcel.summary, "scratch_bytes_written": parcel.stored_bytes}
+        summary.pop(SHARDS, None)  # nothing that the driver gathers
         summaries.append(totals.count(summary, stage.grid.box(block).voxels, now=parcel is None))
     return Batch(blocks[: len(summaries)], summaries, totals, time.perf_counter() - begin)
 

@@ -15,6 +15,10 @@ class StorageError(VoxcaliperError):
     """A store that cannot be read or written: missing or corrupt chunk, full disk, no permission."""
 
 
+class DamagedError(StorageError):
+    """A file that the run itself made, that is not what was written, and that can be made again."""
+
+
 class PlanError(VoxcaliperError):
     """Work that does not fit the workers; the message spells out the sum."""
 

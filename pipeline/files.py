@@ -1,8 +1,12 @@
-"""Files that are there whole or not at all, however the writer ends: a temporary name beside, then a rename."""
+"""Files that are there whole or not at all, however the writer ends: a temporary name beside, then a rename.
+
+And the checksums by which what became of them later is told.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -16,6 +20,8 @@ from pipeline.errors import StorageError
 
 PARTIAL = ".partial"
 """Ending of the temporary names; what carries it and belongs to no living process may be removed."""
+SUM_BYTES = 1 << 20
+"""So much of a file is held while it is summed up."""
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.partial")
 
 
@@ -33,7 +39,7 @@ def is_temporary(name: str) -> bool:
 def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
     """A binary file to write, which gets its name when the block ends without an error. Raises OSError as it comes.
 
-    flush : wait until the disk has it; not needed for what carries checksums and can be made again.
+    flush : wait until the disk has it, under its name; not needed for what carries checksums and can be made again.
     """
     temporary = temporary_name(path)
     try:
@@ -43,6 +49,8 @@ def whole_file(path: Path, *, flush: bool = True) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+        if flush:
+            sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -74,6 +82,37 @@ def write_json(path: Path, content: Any, *, sort_keys: bool = False) -> None:
     """Write a JSON file; equal contents give equal bytes. Raises StorageError where it cannot be written."""
     text = json.dumps(content, indent=2, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
     write_whole(path, text + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder, where its file system can say so (power may be cut)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def file_sum(path: Path, *, durable: bool = False) -> tuple[int, str]:
+    """Bytes of a file, and their SHA-256 in hexadecimal digits. Raises OSError as it comes.
+
+    durable : wait until the disk has them; its name may need sync_folder, which is dear where many files share one.
+    """
+    summed, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while piece := file.read(SUM_BYTES):
+            summed.update(piece)
+            size += len(piece)
+        if durable:
+            os.fsync(file.fileno())
+    return size, summed.hexdigest()
+
+
+def json_sum(content: Any) -> str:
+    """SHA-256 of what is ready for JSON: equal contents have equal ones, in whatever order their keys are."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -77,6 +77,6 @@ class ThicknessJob:
         return np.dtype(np.int64) if self.wide else distance_dtype(self.grid.shape, self.voxel_size)
 
 
-def ledger_of(run: Path) -> Ledger:
-    """The ledger in a run folder."""
-    return Ledger(run / "ledger")
+def ledger_of(run: Path, key: str = "") -> Ledger:
+    """The ledger in a run folder. key : of the run, for those who file and read receipts."""
+    return Ledger(run / "ledger", key)

@@ -1,13 +1,15 @@
 """Parcels: what one task leaves behind for others, in one checksummed file that appears whole or not at all.
 
-A parcel holds a small summary (JSON) and named arrays. Arrays are cut into pieces of at most PIECE_BYTES, each a
-zstd frame with its own content checksum, so writing needs no second copy of an array and a reader fetches only the
-arrays it names. The file is written under a temporary name and renamed: a parcel that exists is complete, which
-makes it the receipt of its task as well.
+A parcel holds a small summary (JSON), what it is of (run, stage and block), and named arrays. Arrays are cut into
+pieces of at most PIECE_BYTES, each a zstd frame whose crc32c the footer knows, so writing needs no second copy of an
+array and a reader fetches only the arrays it names. The file is written under a temporary name and renamed: a parcel
+that exists is complete, which makes it the receipt of its task as well.
 
-    zstd frames … | footer: JSON {summary, arrays: {name: {dtype, shape, pieces: [[offset, bytes], …]}}} | tail
+    zstd frames … | footer: JSON {of, summary, arrays} | tail
+    arrays: {name: {dtype, shape, pieces: [[offset, bytes, crc32c], …]}}
 
-The tail is the footer's length and its crc32c.
+The tail is the footer's length and its crc32c, so every byte of the file hangs on it, and a parcel that is whole and
+of another block or run is told by `of`.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
-from numcodecs.checksum32 import CRC32C
 from numcodecs.zstd import Zstd
 
-from pipeline.errors import StorageError
+from pipeline.errors import DamagedError
 from pipeline.files import whole_file
 
 Content = npt.NDArray[Any] | Iterable[npt.NDArray[Any]]
@@ -43,35 +45,30 @@ class _Meter(threading.local):
 
 METER = _Meter()
 _TAIL = struct.Struct("<QI8s")
-_MAGIC = b"vxparcel"
-_CODEC = Zstd(level=1, checksum=True)
-
-
-def _checksum(data: bytes) -> int:
-    encoded = bytes(CRC32C(location="end").encode(np.frombuffer(data, np.uint8)))
-    return int.from_bytes(encoded[-4:], "little")
+_MAGIC = b"vxparce2"
+_CODEC = Zstd(level=1)
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """An opened parcel: its summary, and arrays read on demand."""
+    """An opened parcel: its summary, and arrays read on demand. of : what `write_parcel` was told that it is of."""
 
     path: Path
+    of: str
     summary: dict[str, Any]
     arrays: dict[str, dict[str, Any]]
     stored_bytes: int
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """One array, writable, with its stored dtype and shape. Raises StorageError where it is damaged."""
+        """One array, writable, with its stored dtype and shape. Raises DamagedError where it is damaged."""
         entry = self.arrays[name]
         out = np.empty(entry["shape"], dtype=np.dtype(entry["dtype"]))
         flat = out.reshape(-1).view(np.uint8)
         filled = 0
         try:
             with self.path.open("rb") as file:
-                for offset, size in entry["pieces"]:
-                    file.seek(offset)
-                    piece = np.frombuffer(_CODEC.decode(file.read(size)), np.uint8)
+                for offset, size, checksum in entry["pieces"]:
+                    piece = np.frombuffer(_CODEC.decode(self._stored(file, offset, size, checksum)), np.uint8)
                     flat[filled : filled + piece.size] = piece
                     filled += piece.size
                     METER.bytes_read += size
@@ -81,16 +78,33 @@ class Parcel:
             raise _damaged(self.path, f"array {name} has {filled} of {flat.size} bytes")
         return out
 
+    def check(self) -> None:
+        """Raise DamagedError where an array is damaged; nothing is decoded, and one piece is held at a time."""
+        try:
+            with self.path.open("rb") as file:
+                for entry in self.arrays.values():
+                    for offset, size, checksum in entry["pieces"]:
+                        self._stored(file, offset, size, checksum)
+        except OSError as error:
+            raise _damaged(self.path, str(error)) from error
 
-def _damaged(path: Path, what: str) -> StorageError:
-    return StorageError(
+    def _stored(self, file: BinaryIO, offset: int, size: int, checksum: int) -> bytes:
+        file.seek(offset)
+        stored = file.read(size)
+        if google_crc32c.value(stored) != checksum:
+            raise _damaged(self.path, "its checksum does not match")
+        return stored
+
+
+def _damaged(path: Path, what: str) -> DamagedError:
+    return DamagedError(
         f"The intermediate file {path} cannot be read ({what});"
         " delete it and run `voxcaliper resume` on the run folder."
     )
 
 
 def open_parcel(path: Path) -> Parcel:
-    """Read the footer of a parcel. Raises FileNotFoundError where there is none, StorageError where it is damaged."""
+    """Read the footer of a parcel. Raises FileNotFoundError where there is none, DamagedError where it is damaged."""
     try:
         with path.open("rb") as file:
             stored = file.seek(0, os.SEEK_END)
@@ -107,10 +121,10 @@ def open_parcel(path: Path) -> Parcel:
         raise
     except OSError as error:
         raise _damaged(path, str(error)) from error
-    if _checksum(footer) != checksum:
+    if google_crc32c.value(footer) != checksum:
         raise _damaged(path, "its checksum does not match")
     content = json.loads(footer)
-    return Parcel(path, content["summary"], content["arrays"], stored)
+    return Parcel(path, content["of"], content["summary"], content["arrays"], stored)
 
 
 class Shelf:
@@ -145,19 +159,19 @@ class Shelf:
 
 
 def write_parcel(
-    path: Path, summary: Mapping[str, Any], arrays: Mapping[str, Content] | Iterable[tuple[str, Content]]
+    path: Path, summary: Mapping[str, Any], arrays: Mapping[str, Content] | Iterable[tuple[str, Content]], of: str = ""
 ) -> int:
     """Write a parcel and return its size in bytes.
 
     summary : JSON; read when the arrays are written, so what makes them may fill it. arrays : by name, or one by one as
     (name, array), so that none is held longer than it is written; each an array, or an iterable of 1-D arrays that are
-    joined without being held at once.
+    joined without being held at once. of : what it is of, told by `Parcel.of`.
     Raises OSError as the file system does; the temporary file is removed then.
     """
     table: dict[str, dict[str, Any]] = {}
     with whole_file(path, flush=False) as file:
         for name, value in arrays.items() if isinstance(arrays, Mapping) else arrays:
-            pieces: list[tuple[int, int]] = []
+            pieces: list[tuple[int, int, int]] = []
             shape: tuple[int, ...] = (0,)
             dtype = np.dtype(np.uint8)
             for part in [value] if isinstance(value, np.ndarray) else value:
@@ -166,12 +180,12 @@ def write_parcel(
                 flat = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
                 for start in range(0, flat.size, PIECE_BYTES):
                     encoded = _CODEC.encode(flat[start : start + PIECE_BYTES])
-                    pieces.append((file.tell(), len(encoded)))
+                    pieces.append((file.tell(), len(encoded), google_crc32c.value(encoded)))
                     file.write(encoded)
                 del part, flat
             table[name] = {"dtype": dtype.str, "shape": list(shape), "pieces": pieces}
             del value
-        footer = json.dumps({"summary": dict(summary), "arrays": table}, sort_keys=True).encode()
+        footer = json.dumps({"of": of, "summary": dict(summary), "arrays": table}, sort_keys=True).encode()
         file.write(footer)
-        file.write(_TAIL.pack(len(footer), _checksum(footer), _MAGIC))
+        file.write(_TAIL.pack(len(footer), google_crc32c.value(footer), _MAGIC))
         return file.tell()

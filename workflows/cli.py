@@ -36,6 +36,7 @@ from workflows.options import (
     ProfileOption,
     QuietOption,
     RegionsOption,
+    RestartOption,
     RunOption,
     SchedulerOption,
     ThresholdOption,
@@ -101,25 +102,28 @@ def thickness(
     ignore_place: IgnorePlaceOption = False, block_shape: BlockOption = None,
     workers: WorkersOption = None, scheduler: SchedulerOption = None, profile: ProfileOption = None,
     unencrypted: UnencryptedOption = False, device: DeviceOption = "auto",
-    keep_scratch: KeepOption = False, quiet: QuietOption = False,
+    keep_scratch: KeepOption = False, restart: RestartOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Measure the exact local thickness of a mask.
 
     Leaves a map, statistics, a histogram and a report in the run folder.
     """
     from workflows.on_workers import carry_out
+    from workflows.run_folder import run_to_restart
     from workflows.run_thickness import execute, reopen, start
+    from workflows.run_thickness import restart as restart_thickness
 
     config = _config(
         mask, level, label, threshold, voxel_size_um, border, regions, map_kind, box, ignore_place,
         block_shape, device,
         keep_scratch=keep_scratch, channel=channel, time=time,
     )  # fmt: skip
+    old = run_to_restart(run, config) if restart else None
     statistics = carry_out(
         profile_of(profile, workers, scheduler, unencrypted=unencrypted),
         run=run,
         device=config.device,
-        begin=partial(start, config, run),
+        begin=partial(restart_thickness, old) if old else partial(start, config, run),
         again=reopen,
         execute=partial(execute, say=say),
         quiet=quiet,
@@ -135,12 +139,19 @@ def resume(
     requeue: Annotated[
         bool, typer.Option("--requeue", help="For batch jobs: shortly before the walltime, stop and be requeued.")
     ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Remove all that the run made, and measure anew as run.json says.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Go on with a run that was stopped: finished blocks are kept."""
     from workflows.run_folder import open_run_folder, tidy
 
     folder = open_run_folder(run)
-    if folder.is_complete:
+    if restart and requeue:
+        raise InputError(
+            "--restart and --requeue exclude each other: a job that is requeued would begin anew each time."
+        )
+    if folder.is_complete and not restart:
         tidy(folder)
         say(f"{run} is complete already; its report is {folder.report}")
         return
@@ -148,23 +159,24 @@ def resume(
     if requeue:
         cluster_commands.heed_walltime()
     try:
-        _go_on(workers_of, folder, quiet=quiet)
+        _go_on(workers_of, folder, restart=restart, quiet=quiet)
     except cluster_commands.WalltimeNearError:
         cluster_commands.requeue_this_job()
 
 
-def _go_on(workers_of: Profile, folder: RunFolder, *, quiet: bool) -> None:
+def _go_on(workers_of: Profile, folder: RunFolder, *, restart: bool, quiet: bool) -> None:
     from workflows.on_workers import carry_out
     from workflows.run_thickness import execute, reopen
+    from workflows.run_thickness import restart as restart_thickness
 
     if folder.workflow != "thickness":
-        comparison_commands.go_on(workers_of, folder, quiet=quiet)
+        comparison_commands.go_on(workers_of, folder, restart=restart, quiet=quiet)
         return
     statistics = carry_out(
         workers_of,
         run=folder.path,
         device=folder.common.device,
-        begin=lambda offer: (folder, reopen(folder, offer)),
+        begin=partial(restart_thickness, folder) if restart else lambda offer: (folder, reopen(folder, offer)),
         again=reopen,
         execute=partial(execute, say=say),
         quiet=quiet,
@@ -183,6 +195,20 @@ def status(
 
     found = run_status(open_run_folder(run))
     print(json.dumps(found, indent=2) if as_json else describe_status(found))
+
+
+@app.command()
+def verify(
+    what: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|OUTPUT|RELEASE.toml", help="A run, or a release, of which every current version."),
+    ],
+) -> None:
+    """Read every file of a run, and say which are not as they were when it was complete."""
+    from workflows.verify_command import verify_what
+
+    if not verify_what(what):
+        raise typer.Exit(1)
 
 
 app.command()(comparison_commands.compare)

@@ -13,7 +13,7 @@ from cluster.open import foretold
 from cluster.profile import EXAMPLES, Profile, SlurmProfile, read_profile
 from pipeline.errors import InputError, RunError
 from workflows.config import ComparisonConfig, ThicknessConfig
-from workflows.options import QuietOption, say
+from workflows.options import QuietOption, RestartOption, say
 from workflows.run_file import read_run_file
 from workflows.run_folder import RunFolder, open_run_folder
 
@@ -25,6 +25,7 @@ def submit(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="What to measure; its keys are in the README.")],
     profile: Annotated[Path, typer.Option("--profile", help="TOML file that says where workers run (kind slurm).")],
     show: Annotated[bool, typer.Option("--print", help="Print every script; start and submit nothing.")] = False,
+    restart: RestartOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Start or resume a run as a batch job of SLURM.
@@ -43,13 +44,15 @@ def submit(
         return
     if (run / "run.json").exists():
         folder = open_run_folder(run)
-        if _config_of(folder) != config:
+        if folder.configuration() != config:
             raise RunError(f"{run} is a run with another configuration; name another folder in {run_file}.")
-        if folder.is_complete:
+        if folder.is_complete and not restart:
             say(f"{run} is complete already; its report is {folder.report}")
             return
         if number := driver_in_queue(run):
             raise RunError(f"{run} is driven by job {number} already; wait for it, or end it with: scancel {number}.")
+        if restart:
+            _start(config, run, where, old=folder)
     else:
         _start(config, run, where)
     number = submit_driver(where, run, profile.read_text(encoding="utf-8"))
@@ -57,21 +60,22 @@ def submit(
     print(number)
 
 
-def _config_of(folder: RunFolder) -> ThicknessConfig | ComparisonConfig:
-    return folder.config() if folder.workflow == "thickness" else folder.comparison_config()
+def _start(
+    config: ThicknessConfig | ComparisonConfig, run: Path, profile: Profile, *, old: RunFolder | None = None
+) -> None:  # fmt: skip
+    """Plan the run and make its folder here, so that what cannot be done is refused before it waits in a queue.
 
-
-def _start(config: ThicknessConfig | ComparisonConfig, run: Path, profile: Profile) -> None:
-    """Plan the run and make its folder here, so that what cannot be done is refused before it waits in a queue."""
-    from workflows.run_comparison import start_comparison
-    from workflows.run_thickness import start
+    old : the run that lies there and begins anew.
+    """
+    from workflows.run_comparison import restart_comparison, start_comparison
+    from workflows.run_thickness import restart, start
 
     offer = foretold(profile, config.device)
     assert offer is not None
     if isinstance(config, ThicknessConfig):
-        start(config, run, offer)
+        restart(old, offer) if old else start(config, run, offer)
     else:
-        start_comparison(config, run, offer)
+        restart_comparison(old, offer) if old else start_comparison(config, run, offer)
 
 
 class WalltimeNearError(KeyboardInterrupt):

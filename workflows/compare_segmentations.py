@@ -22,15 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import cavities, centres, components, device, distance, objects, overlap, regions, surface, thickness
-from pipeline.comparison import ComparisonJob, FoundLabel, Structure, read_ignored, read_pair, read_side, within
+from pipeline.comparison import FOUND, ComparisonJob, FoundLabel, Structure, read_ignored, read_pair, read_side, within
 from pipeline.components import CONNECTIVITIES, Connectivity
 from pipeline.device import Host
 from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch
-from pipeline.errors import StorageError
 from pipeline.geometry import Box, Index
 from pipeline.kernels import distance as distance_kernels
 from pipeline.kernels import tally as tally_kernels
-from pipeline.parcels import open_parcel, write_parcel
+from pipeline.ledger import SHARDS
 from pipeline.surface import SIDES, LabelSurfaces, Side
 from pipeline.tally import Tally
 from workflows.measure_thickness import create_whole
@@ -41,8 +40,8 @@ Arrays = dict[str, Array]
 Found = Iterator[tuple[str, Any]]
 """What a task finds, as it finds it."""
 
-OVERLAP = "overlap.parcel"
-REACH = "reach.parcel"
+OVERLAP = "overlap"
+REACH = "reach"
 CONTRIBUTIONS_PER_MERGE = 16
 OBJECT_CONNECTIVITY: Connectivity = 26
 
@@ -310,16 +309,17 @@ def _kept_centres(
 
 def measure_structures(job: ComparisonJob, block: Index, clock: Stopwatch) -> Outcome:
     """Thickness of every structure of the block: tallies, and the block of every map."""
-    return Outcome({}, _measured(job, block, clock))
+    shards: dict[str, Any] = {}
+    return Outcome({SHARDS: shards}, _measured(job, block, clock, shards))
 
 
-def _measured(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
+def _measured(job: ComparisonJob, block: Index, clock: Stopwatch, shards: dict[str, Any]) -> Found:
     box = job.grid.box(block)
     maps = {name: np.zeros(box.shape, np.float32) for name in job.maps}
     before: tuple[Structure, Array] | None = None
     of_block = _regions_of(job, block, clock)
     with clock("read"):
-        reach = open_parcel(job.ledger.folder / REACH)
+        reach = job.ledger.noted(REACH)
     for structure in job.structures(block):
         if before is not None and before[0].label != structure.label:
             before = None
@@ -336,7 +336,7 @@ def _measured(job: ComparisonJob, block: Index, clock: Stopwatch) -> Found:
     before = None
     with clock("write"):
         for name, image in job.maps.items():
-            image.write_own_levels(block, maps.pop(name))
+            shards |= job.ledger.beside(image.write_own_levels(block, maps.pop(name)))
 
 
 def _thickness_of(
@@ -379,8 +379,7 @@ def _note_difference(
 def coarsen_map(job: ComparisonJob, block: Index, clock: Stopwatch, *, name: str, level: int) -> Outcome:
     """A block of a coarser level of a map."""
     with clock("write"):
-        job.maps[name].reduce_block(level, block)
-    return Outcome()
+        return Outcome({SHARDS: job.ledger.beside([job.maps[name].reduce_block(level, block)])})
 
 
 def stages(job: ComparisonJob) -> list[Stage]:
@@ -406,11 +405,17 @@ def stages(job: ComparisonJob) -> list[Stage]:
             Stage("distance-y", grid, partial(mask_neighbours, axes=1), gpu),
             Stage("distance-z", grid, partial(mask_neighbours, axes=2), gpu),
             Stage(centres.STAGE, grid, keep_centres, gpu),
-            Stage("thickness", grid, measure_structures, gpu),
+            Stage("thickness", grid, measure_structures, gpu, writes=bool(job.maps)),
         ]
     for name, image in job.maps.items():
         found += [
-            Stage(f"pyramid-{name}-{level}", image.grid(level), partial(coarsen_map, name=name, level=level), cpu)
+            Stage(
+                f"pyramid-{name}-{level}",
+                image.grid(level),
+                partial(coarsen_map, name=name, level=level),
+                cpu,
+                writes=True,
+            )
             for level in range(image.own_levels, len(image.level_shapes))
         ]
     return found
@@ -424,10 +429,9 @@ def compare(client: Client, job: ComparisonJob, *, report: Callable[[Progress], 
 
 
 def create_maps(job: ComparisonJob) -> None:
-    """The empty maps of a job, those that are not there yet."""
+    """The empty maps of a job; of those that are there already, the metadata as they should be."""
     for name, image in job.maps.items():
-        if not image.path.exists():
-            create_whole(image, {"map": name})
+        create_whole(image, {"map": name})
 
 
 def conclusions(job: ComparisonJob) -> dict[str, Callable[[], Conclusion]]:
@@ -443,17 +447,12 @@ class _Labels(Conclusion):
 
     def conclude(self, totals: dict[str, Any]) -> dict[str, Any]:
         merged = merged_overlap(self.job)
-        write_parcel(self.job.ledger.folder / OVERLAP, {}, merged)
+        self.job.ledger.note(OVERLAP, merged)
         self.job.note_labels(self.job.asked_for(labels_in(merged)))
         return totals
 
     def is_noted(self) -> bool:
-        try:
-            self.job.found_labels()
-            read_overlap(self.job)
-        except (FileNotFoundError, StorageError):
-            return False
-        return True
+        return self.job.ledger.is_noted(FOUND) and self.job.ledger.is_noted(OVERLAP)
 
 
 def merged_overlap(job: ComparisonJob) -> Arrays:
@@ -463,7 +462,7 @@ def merged_overlap(job: ComparisonJob) -> Arrays:
     """
     whole: Arrays | None = None
     waiting: list[Arrays] = []
-    for _, parcel in job.ledger.finished_tasks("overlap"):
+    for _, parcel in job.ledger.receipts("overlap", job.grid):
         waiting.append({name: parcel.read(name) for name in parcel.arrays if not name.startswith("region-")})
         if len(waiting) == CONTRIBUTIONS_PER_MERGE:
             whole, waiting = overlap.merge(*([whole] if whole else []), *waiting), []
@@ -473,7 +472,7 @@ def merged_overlap(job: ComparisonJob) -> Arrays:
 def merged_regions(job: ComparisonJob) -> regions.RegionOverlap:
     """The overlap by region out of the parcels of all blocks; 64 bytes per distinct (region, label, label)."""
     whole = regions.RegionOverlap.merged(())
-    for _, parcel in job.ledger.finished_tasks("overlap"):
+    for _, parcel in job.ledger.receipts("overlap", job.grid):
         found = regions.RegionOverlap(parcel.read("region-labels"), parcel.read("region-voxels"))
         whole = regions.RegionOverlap.merged((whole, found))
     return whole
@@ -481,7 +480,7 @@ def merged_regions(job: ComparisonJob) -> regions.RegionOverlap:
 
 def read_overlap(job: ComparisonJob) -> Arrays:
     """The merged overlap, as the end of its stage noted it."""
-    parcel = open_parcel(job.ledger.folder / OVERLAP)
+    parcel = job.ledger.noted(OVERLAP)
     return {name: parcel.read(name) for name in parcel.arrays}
 
 
@@ -521,12 +520,8 @@ class _Reach(Conclusion):
             table[block] = value
 
     def conclude(self, totals: dict[str, Any]) -> dict[str, Any]:
-        write_parcel(self.job.ledger.folder / REACH, {}, self.tables)
+        self.job.ledger.note(REACH, self.tables)
         return totals
 
     def is_noted(self) -> bool:
-        try:
-            open_parcel(self.job.ledger.folder / REACH)
-        except (FileNotFoundError, StorageError):
-            return False
-        return True
+        return self.job.ledger.is_noted(REACH)

@@ -26,6 +26,7 @@ from workflows.options import (
     ProfileOption,
     QuietOption,
     RegionsOption,
+    RestartOption,
     RunOption,
     SchedulerOption,
     TimeOption,
@@ -169,8 +170,8 @@ def compare(
     maps: MapsOption = True, box: BoxOption = None, ignore_place: IgnorePlaceOption = False,
     block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
-    device: DeviceOption = "auto", keep_scratch: KeepOption = False, quiet: QuietOption = False,
-    ignore_label: IgnoreOption = None,
+    device: DeviceOption = "auto", keep_scratch: KeepOption = False, restart: RestartOption = False,
+    quiet: QuietOption = False, ignore_label: IgnoreOption = None,
 ) -> None:  # fmt: skip
     """Compare a predicted segmentation with a reference.
 
@@ -183,7 +184,7 @@ def compare(
         channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
-    print_comparison(run, start_and_finish(config, run, workers_of, quiet=quiet))
+    print_comparison(run, start_and_finish(config, run, workers_of, restart=restart, quiet=quiet))
 
 
 def statistics(
@@ -193,7 +194,7 @@ def statistics(
     voxel_size_um: VoxelSizeOption = None, box: BoxOption = None, ignore_place: IgnorePlaceOption = False,
     block_shape: BlockOption = None, workers: WorkersOption = None,
     scheduler: SchedulerOption = None, profile: ProfileOption = None,
-    unencrypted: UnencryptedOption = False, quiet: QuietOption = False,
+    unencrypted: UnencryptedOption = False, restart: RestartOption = False, quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Describe every structure of a label volume, in one pass.
 
@@ -205,7 +206,7 @@ def statistics(
         keep_scratch=False, box=box, ignore_place=ignore_place, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
-    print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
+    print_structures(run, start_and_finish(config, run, workers_of, restart=restart, quiet=quiet))
 
 
 def detect(
@@ -213,7 +214,7 @@ def detect(
     run: RunOption, level: LevelOption = 0, channel: ChannelOption = None, time: TimeOption = None,
     label: LabelsOption = None, voxel_size_um: VoxelSizeOption = None,
     block_shape: BlockOption = None, workers: WorkersOption = None, scheduler: SchedulerOption = None,
-    profile: ProfileOption = None, unencrypted: UnencryptedOption = False,
+    profile: ProfileOption = None, unencrypted: UnencryptedOption = False, restart: RestartOption = False,
     quiet: QuietOption = False, classes: ClassesOption = None,
 ) -> None:  # fmt: skip
     """Find the centre of every connected component (26 neighbours), with its class.
@@ -226,7 +227,7 @@ def detect(
         keep_scratch=False, classes=classes, channel=channel, time=time,
     )  # fmt: skip
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
-    print_structures(run, start_and_finish(config, run, workers_of, quiet=quiet))
+    print_structures(run, start_and_finish(config, run, workers_of, restart=restart, quiet=quiet))
 
 
 def score_detections(
@@ -276,32 +277,38 @@ def plan_comparison(
     check_comparison_memory(job, offer)
 
 
-def start_and_finish(config: ComparisonConfig, run: Path, profile: Profile, *, quiet: bool) -> dict[str, Any]:
+def start_and_finish(
+    config: ComparisonConfig, run: Path, profile: Profile, *, restart: bool, quiet: bool
+) -> dict[str, Any]:  # fmt: skip
     """Start a run of this configuration and see it to its end; returns the contents of the main result file."""
     from workflows.on_workers import carry_out
-    from workflows.run_comparison import execute_comparison, reopen_comparison, start_comparison
+    from workflows.run_comparison import execute_comparison, reopen_comparison, restart_comparison, start_comparison
+    from workflows.run_folder import run_to_restart
 
+    old = run_to_restart(run, config) if restart else None
     return carry_out(
         profile,
         run=run,
         device=config.device,
-        begin=partial(start_comparison, config, run),
+        begin=partial(restart_comparison, old) if old else partial(start_comparison, config, run),
         again=reopen_comparison,
         execute=partial(execute_comparison, say=say),
         quiet=quiet,
     )
 
 
-def go_on(profile: Profile, folder: RunFolder, *, quiet: bool) -> None:
+def go_on(profile: Profile, folder: RunFolder, *, restart: bool, quiet: bool) -> None:
     """Go on with a run that was stopped, and print what it found."""
     from workflows.on_workers import carry_out
-    from workflows.run_comparison import execute_comparison, reopen_comparison
+    from workflows.run_comparison import execute_comparison, reopen_comparison, restart_comparison
 
     results = carry_out(
         profile,
         run=folder.path,
         device=folder.common.device,
-        begin=lambda offer: (folder, reopen_comparison(folder, offer)),
+        begin=partial(restart_comparison, folder)
+        if restart
+        else lambda offer: (folder, reopen_comparison(folder, offer)),
         again=reopen_comparison,
         execute=partial(execute_comparison, say=say),
         quiet=quiet,

@@ -40,7 +40,8 @@ from pipeline.report import (
 from pipeline.statistics import described
 from pipeline.surface import SIDES, Side, SurfaceTally
 from pipeline.tally import Histogram, Tally
-from workflows.compare_segmentations import merged_regions, read_overlap
+from workflows.checksums import sealed
+from workflows.compare_segmentations import create_maps, merged_regions, read_overlap, stages
 from workflows.comparison_content import NO_VOXELS, comparison_content, structures_content
 from workflows.merged_counts import (
     detected,
@@ -98,7 +99,8 @@ def write_comparison_results(
             write_table(run.path / "comparison.csv", labelled(results))
             content = comparison_content(job, results, histograms, totals, provenance)
             write_comparison(run.report, content)
-        write_json(run.provenance, provenance)
+        create_maps(job)
+        write_json(run.provenance, sealed(run, job, stages(job), provenance))
     except OSError as error:
         raise StorageError(
             f"The results in {run.path} could not be written: {error.strerror or error};"

@@ -123,6 +123,7 @@ class ThicknessPlan(_Frozen):
     """How a run will be done. Sizes are in voxels (z, y, x) and bytes; written_bytes are before compression.
 
     weights, unit_um : of squared distances (z, y, x). largest_rounding : of a length by them, relatively; 0 is exact.
+    sources : what is read, by its fingerprint (workflows.sources), once the run has begun.
     """
 
     shape: Index
@@ -139,12 +140,14 @@ class ThicknessPlan(_Frozen):
     scratch_bytes: int
     mask_identity: dict[str, object]
     regions_identity: dict[str, object] | None
+    sources: dict[str, dict[str, object]] = {}
 
 
 class ComparisonPlan(_Frozen):
     """How a comparison will be done. Sizes are in voxels (z, y, x) and bytes before compression.
 
     weights, unit_um, largest_rounding : as of a thickness run; None where no distance is formed.
+    sources : what is read, by its fingerprint (workflows.sources), once the run has begun.
     """
 
     shape: Index
@@ -159,3 +162,4 @@ class ComparisonPlan(_Frozen):
     source_bytes: int
     map_bytes: int
     identities: dict[str, dict[str, object]]
+    sources: dict[str, dict[str, object]] = {}

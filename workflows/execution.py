@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -16,14 +16,17 @@ from pydantic import BaseModel
 from cluster.local import Workers
 from pipeline.comparison import ComparisonJob
 from pipeline.engine import Client, Progress
-from pipeline.errors import DeviceMemoryError, LostWorkersError
-from pipeline.files import write_json
+from pipeline.errors import DamagedError, DeviceMemoryError, LostWorkersError
 from pipeline.job import ThicknessJob
 from pipeline.volume.writing import sweep_partials
-from workflows.run_folder import RunFolder, tidy
+from workflows.run_folder import RESULTS, RunFolder, plan_again, tidy
+from workflows.sources import check_sources, untold
+from workflows.stages import thorough
 from workflows.warm_up import warm_up
 from workflows.watching import Watch, watched, write_timings
 
+TRIES = 3
+"""How often a run is gone through before damage of what it made itself ends it."""
 J = TypeVar("J", ThicknessJob, ComparisonJob)
 Totals = dict[str, dict[str, Any]]
 
@@ -43,18 +46,38 @@ def execute_job(
     began = time.perf_counter()
     with watched(client, workers, run, report) as watch:
         watch.log.info("begin: %s on %d workers (%s)", named, workers.count, workers.description)
-        for warning in sorted({text for volume in job.volumes.values() for text in volume.warnings}):
+        warnings = {text for volume in job.volumes.values() for text in volume.warnings}
+        for warning in sorted(warnings | set(untold(run.sources()))):
             watch.log.warning(warning)
             say(f"voxcaliper: warning: {warning}")
+        for name in RESULTS:  # of a process that did not come to its end: nobody shall take them for the run's
+            (run.path / name).unlink(missing_ok=True)
         for image in job.images:
             if image.path.exists():
                 sweep_partials(image.path)
         warm_up(client, job)
-        totals, job = _in_blocks_that_fit(client, workers, run, job, measure, smaller, watch, say)
-        for name, stage in totals.items():
-            watch.log.info("stage %s: %s", name, stage)
-        write_timings(run, totals)
-        results = write(job, totals, time.perf_counter() - began)
+        for left in reversed(range(TRIES)):
+            try:
+                totals, job = _in_blocks_that_fit(client, workers, run, job, measure, smaller, watch, say)
+                check_sources(run.path, job.volumes, run.sources())
+                for name, stage in totals.items():
+                    watch.log.info("stage %s: %s", name, stage)
+                    if "made_again" in stage:
+                        say(
+                            f"voxcaliper: warning: {stage['made_again']:,} blocks of stage {name} were made again: what"
+                            f" lay in {run.path} was not what they had written; look after that disk."
+                        )
+                write_timings(run, totals)
+                results = write(job, totals, time.perf_counter() - began)
+                break
+            except DamagedError as error:
+                if not left:
+                    raise
+                retold = f"{error} It goes on by itself: everything is looked through, and what is damaged made again."
+            job = thorough(job)
+            watch.log.warning(retold)
+            say(retold)
+            watch.look_again()
         tidy(run)
         watch.log.info("complete")
     return results
@@ -84,8 +107,13 @@ def _in_blocks_that_fit(
         watch.look_again()
 
 
-def begin_again(run: RunFolder, leftovers: Iterable[Path], plan: BaseModel) -> None:
-    """Remove what larger blocks left, and file the plan of smaller ones."""
-    for folder in leftovers:
+def begin_again(run: RunFolder, job: J, plan: BaseModel) -> J:
+    """Remove what larger blocks left, and file the plan of smaller ones; returns the job with its new key."""
+    for folder in (job.ledger.folder, *(image.path for image in job.images)):
         shutil.rmtree(folder, ignore_errors=True)
-    write_json(run.path / "plan.json", plan.model_dump(mode="json"))
+    return with_key(job, plan_again(run, plan))
+
+
+def with_key(job: J, key: str) -> J:
+    """A job whose tasks file and take receipts of its run alone."""
+    return replace(job, ledger=replace(job.ledger, key=key))

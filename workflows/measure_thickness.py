@@ -24,12 +24,12 @@ import numpy.typing as npt
 from pipeline import centres, device, distance, thickness
 from pipeline.device import Host
 from pipeline.engine import Client, Outcome, Progress, Stage, Stopwatch
-from pipeline.errors import InputError, StorageError
+from pipeline.errors import InputError
 from pipeline.geometry import Index
 from pipeline.job import ThicknessJob
 from pipeline.kernels import distance as distance_kernels
 from pipeline.kernels import tally as tally_kernels
-from pipeline.parcels import open_parcel, write_parcel
+from pipeline.ledger import SHARDS
 from pipeline.regions import NO_REGIONS, read_regions
 from pipeline.tally import Tally, merge
 from pipeline.volume.writing import Multiscale, create_multiscale
@@ -38,7 +38,7 @@ from workflows.stages import Conclusion, resource, run_stages
 Array = npt.NDArray[Any]
 
 TALLIES_PER_MERGE = 64
-REACH = "reach.parcel"
+REACH = "reach"
 
 
 def read_mask(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
@@ -111,10 +111,11 @@ def measure_block(job: ThicknessJob, block: Index, clock: Stopwatch) -> Outcome:
             return tally, place.down(thickness.thickness_um(radii, job.voxel_size.unit_um) if in_um else radii)
 
     tally, values = device.run(job.device, work)
-    if job.map is not None and values is not None:
-        with clock("write"):
-            job.map.write_own_levels(block, values)
-    return Outcome({}, tally.arrays())
+    if job.map is None or values is None:
+        return Outcome({}, tally.arrays())
+    with clock("write"):
+        written = job.map.write_own_levels(block, values)
+    return Outcome({SHARDS: job.ledger.beside(written)}, tally.arrays())
 
 
 def stored_bits(job: ThicknessJob, block: Index, clock: Stopwatch) -> npt.NDArray[np.uint8]:
@@ -132,8 +133,7 @@ def coarsen_map(job: ThicknessJob, block: Index, clock: Stopwatch, *, level: int
     """A block of a coarser level of the map."""
     assert job.map is not None
     with clock("write"):
-        job.map.reduce_block(level, block)
-    return Outcome()
+        return Outcome({SHARDS: job.ledger.beside([job.map.reduce_block(level, block)])})
 
 
 def stages(job: ThicknessJob) -> list[Stage]:
@@ -144,18 +144,20 @@ def stages(job: ThicknessJob) -> list[Stage]:
         Stage("distance-y", job.grid, partial(face_neighbours, axes=1), gpu),
         Stage("distance-z", job.grid, partial(face_neighbours, axes=2), gpu),
         Stage("centres", job.grid, keep_centres, gpu),
-        Stage("thickness", job.grid, measure_block, gpu),
+        Stage("thickness", job.grid, measure_block, gpu, writes=job.map is not None),
     ]
     if job.map is None:
         return blockwise
     levels = range(job.map.own_levels, len(job.map.level_shapes))
-    return blockwise + [Stage(f"pyramid-{n}", job.map.grid(n), partial(coarsen_map, level=n), cpu) for n in levels]
+    return blockwise + [
+        Stage(f"pyramid-{n}", job.map.grid(n), partial(coarsen_map, level=n), cpu, writes=True) for n in levels
+    ]
 
 
 def measure(client: Client, job: ThicknessJob, *, report: Callable[[Progress], None]) -> dict[str, dict[str, Any]]:
     """Run every stage that is not finished; returns the totals of each, in order."""
     job.ledger.sweep()
-    if job.map is not None and not job.map.path.exists():
+    if job.map is not None:
         create_map(job)
     return run_stages(client, job, stages(job), report=report, conclusions=conclusions(job))
 
@@ -195,28 +197,32 @@ class _Reach(Conclusion):
         return totals
 
     def is_noted(self) -> bool:
-        try:
-            read_reach(self.job)
-        except (FileNotFoundError, StorageError):
-            return False
-        return True
+        return self.job.ledger.is_noted(REACH)
 
 
 def create_map(job: ThicknessJob) -> None:
-    """The empty map of a job."""
+    """The empty map of a job, or, where it is there, its metadata as they should be."""
     assert job.map is not None
     create_whole(job.map, {"map": job.map_kind, "unit_um": job.voxel_size.unit_um})
 
 
 def create_whole(image: Multiscale, attributes: dict[str, Any]) -> None:
-    """An empty image, in its place only when its metadata are whole."""
+    """An empty image, in its place only when its metadata are whole; of one that is there, those that are not."""
     draft = image.path.with_name(image.path.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
     create_multiscale(
         draft, shape=image.shape, dtype=image.dtype, voxel_size=image.voxel_size, block_shape=image.block_shape,
         name=image.name, reducer=image.reducer, placement=image.placement, attributes=attributes,
     )  # fmt: skip
-    draft.rename(image.path)
+    if not image.path.exists():
+        draft.rename(image.path)
+        return
+    for made in draft.rglob("zarr.json"):
+        path = image.path / made.relative_to(draft)
+        if not path.is_file() or path.read_bytes() != made.read_bytes():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made.replace(path)
+    shutil.rmtree(draft)
 
 
 def check_background(job: ThicknessJob, foreground_voxels: int) -> None:
@@ -231,12 +237,12 @@ def check_background(job: ThicknessJob, foreground_voxels: int) -> None:
 
 def note_reach(job: ThicknessJob, largest: npt.NDArray[np.int64]) -> None:
     """File the largest kept squared distance of every block (grid.counts), which tells how far its balls can reach."""
-    write_parcel(job.ledger.folder / REACH, {}, {"largest": largest})
+    job.ledger.note(REACH, {"largest": largest})
 
 
 def read_reach(job: ThicknessJob) -> npt.NDArray[np.int64]:
     """The largest kept squared distance of every block (grid.counts)."""
-    return open_parcel(job.ledger.folder / REACH).read("largest")
+    return job.ledger.noted(REACH).read("largest")
 
 
 def merged_tally(job: ThicknessJob) -> Tally:
@@ -245,7 +251,7 @@ def merged_tally(job: ThicknessJob) -> Tally:
     Memory grows with the distinct squared radii (at most the largest one) per region, not with voxels.
     """
     whole, waiting = Tally.empty(), Tally.empty()
-    for n, (_, receipt) in enumerate(job.ledger.finished_tasks("thickness"), start=1):
+    for n, (_, receipt) in enumerate(job.ledger.receipts("thickness", job.grid), start=1):
         label, squared_radius, voxels = (receipt.read(name) for name in ("label", "squared_radius", "voxels"))
         waiting = merge(waiting, Tally.of_counts(label=label, squared_radius=squared_radius, voxels=voxels))
         if n % TALLIES_PER_MERGE == 0:

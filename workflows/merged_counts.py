@@ -67,7 +67,7 @@ def surfaces_by_region(job: ComparisonJob) -> dict[int, dict[Side, Tally]]:
     """Of every label and side: surface voxels by region and squared distance plus one."""
     labels = list(job.surfaces())
     found: dict[int, dict[Side, Tally]] = {int(label.name): dict.fromkeys(SIDES, Tally.empty()) for label in labels}
-    for _, receipt in job.ledger.finished_tasks(surface.COUNT_STAGE):
+    for _, receipt in job.ledger.receipts(surface.COUNT_STAGE, job.grid):
         for label, side in itertools.product(labels, SIDES):
             names = {name: label.array(f"region-{name}", side) for name in TALLY_COLUMNS}
             if names["label"] in receipt.arrays:
@@ -83,7 +83,7 @@ def thickness_tallies(job: ComparisonJob) -> dict[tuple[int, Side], Tally]:
         return {}
     found: dict[tuple[int, Side], Tally] = {}
     structures = {structure.name("label"): structure for structure in job.structures()}
-    for _, receipt in job.ledger.finished_tasks("thickness"):
+    for _, receipt in job.ledger.receipts("thickness", job.grid):
         for structure in (structures[name] for name in receipt.arrays if name in structures):
             tally = Tally(**{name: receipt.read(structure.name(name)) for name in TALLY_COLUMNS})
             key = structure.label, structure.side

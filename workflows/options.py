@@ -101,6 +101,9 @@ UnencryptedOption = Annotated[
     bool, typer.Option("--unencrypted", help="Take a scheduler of another machine although it is not encrypted.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where the kernels run: auto (GPU where there is one), cpu or gpu.")]
+RestartOption = Annotated[
+    bool, typer.Option("--restart", help="Where this run lies in the folder already: remove what it made, begin anew.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the results only.")]
 KeepOption = Annotated[bool, typer.Option("--keep-scratch", help="Keep the intermediate files.")]
 

@@ -12,15 +12,16 @@ from pipeline.engine import Client, Progress
 from pipeline.errors import RunError
 from workflows.compare_segmentations import compare, stages
 from workflows.comparison_results import write_comparison_results
-from workflows.config import ComparisonConfig
-from workflows.execution import begin_again, execute_job
+from workflows.config import ComparisonConfig, ComparisonPlan
+from workflows.execution import begin_again, execute_job, with_key
 from workflows.plan_comparison import (
     check_comparison_memory,
     choose_comparison_blocks,
     make_comparison_plan,
     open_comparison,
 )
-from workflows.run_folder import RunFolder, create_run
+from workflows.run_folder import RunFolder, create_run, restart_run
+from workflows.sources import check_sources, sources_of
 
 
 def plan_of(config: ComparisonConfig, run: Path, workers: Workers) -> ComparisonJob:
@@ -38,12 +39,28 @@ def start_comparison(config: ComparisonConfig, run: Path, workers: Workers) -> t
     """Plan a new comparison for these workers and make its folder."""
     job = plan_of(config, Path(run).absolute(), workers)
     check_comparison_memory(job, workers)
-    return create_run(run, config, make_comparison_plan(job, task_counts(job))), job
+    made = create_run(run, config, _plan(job))
+    return made, with_key(job, made.check_seal())
+
+
+def restart_comparison(run: RunFolder, workers: Workers) -> tuple[RunFolder, ComparisonJob]:
+    """Plan an old comparison anew, as its run.json has it, and remove what it made."""
+    job = plan_of(run.comparison_config(), run.path, workers)
+    check_comparison_memory(job, workers)
+    restart_run(run, _plan(job))
+    return run, with_key(job, run.check_seal())
+
+
+def _plan(job: ComparisonJob) -> ComparisonPlan:
+    return make_comparison_plan(job, task_counts(job)).model_copy(update={"sources": sources_of(job.volumes)})
 
 
 def reopen_comparison(run: RunFolder, workers: Workers) -> ComparisonJob:
-    """The job of an unfinished comparison, in the blocks of its plan. Raises RunError where a volume changed."""
-    plan = run.comparison_plan()
+    """The job of an unfinished comparison, in the blocks of its plan.
+
+    Raises RunError where a volume, the configuration or the plan is not what it was.
+    """
+    key, plan = run.check_seal(), run.comparison_plan()
     job = open_comparison(run.comparison_config(), run.path, block_shape=plan.block_shape, device=workers.device)
     now = make_comparison_plan(job, task_counts(job))
     for name, then in plan.identities.items():
@@ -52,10 +69,12 @@ def reopen_comparison(run: RunFolder, workers: Workers) -> ComparisonJob:
         if changed or now.voxel_size_um != plan.voxel_size_um:
             raise RunError(
                 f"The {name} of the run {run.path} changed since it began ({', '.join(changed) or 'voxel size'});"
-                " start a new run with another --run folder."
+                f" measure it anew with `voxcaliper resume {run.path} --restart`, or start a new run with another --run"
+                " folder."
             )
+    check_sources(run.path, job.volumes, plan.sources)
     check_comparison_memory(job, workers)
-    return job
+    return with_key(job, key)
 
 
 def execute_comparison(
@@ -81,6 +100,5 @@ def _with_smaller_blocks(run: RunFolder, workers: Workers, job: ComparisonJob) -
     smaller = choose_comparison_blocks(job, run.path, workers, below=max(job.grid.block_shape))
     if run.comparison_config().block_shape is not None or max(smaller.grid.block_shape) >= max(job.grid.block_shape):
         return None
-    leftovers = [job.ledger.folder, *(image.path for image in job.images)]
-    begin_again(run, leftovers, make_comparison_plan(smaller, task_counts(smaller)))
-    return smaller
+    plan = make_comparison_plan(smaller, task_counts(smaller)).model_copy(update={"sources": run.sources()})
+    return begin_again(run, smaller, plan)

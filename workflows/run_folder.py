@@ -1,6 +1,8 @@
 """A run lives in a folder, and everything about it is a file there.
 
 run.json          what was asked                 plan.json   how it is done
+seal.json         both as they were when the run began, and its key (see workflows.seals)
+checksums.sha256  what every file of the results is, a line each, for `voxcaliper verify` and sha256sum
 ledger/           what is finished (see pipeline.ledger); only totals remain when the run is complete
 run.log           what happened                  lock        held while a process works on the run
 status.json       what the process says of itself while it works (see workflows.run_state)
@@ -12,8 +14,10 @@ comparison.json  comparison.csv  report.html  provenance.json  *.ome.zarr       
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +38,16 @@ from workflows.config import (
     ThicknessPlan,
 )
 from workflows.lock import is_locked, locked
+from workflows.seals import SEAL, changed_keys, check_seal, write_seal
+from workflows.sources import Sources
+
+RESULTS = (
+    "statistics.json", "statistics.csv", "histogram.csv", "detections.csv", "comparison.json", "comparison.csv",
+    "regions.csv", "report.html",
+)  # fmt: skip
+"""What any kind of run leaves beside its maps, as far as it leaves it."""
+MADE = (*RESULTS, "checksums.sha256", "timings.csv", "performance.html", "status.json")
+"""Files that go when a run is restarted."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,6 +84,10 @@ class RunFolder:
     @property
     def provenance(self) -> Path:
         return self.path / "provenance.json"
+
+    @property
+    def checksums(self) -> Path:
+        return self.path / "checksums.sha256"
 
     @property
     def map(self) -> Path:
@@ -133,6 +151,19 @@ class RunFolder:
         """The stages of the plan of any kind of run, in their order."""
         return _load(_PlannedStages, self.path / "plan.json").stages
 
+    def sources(self) -> Sources:
+        """The fingerprints of what is read, as the plan of any kind of run has them."""
+        return _load(_PlannedSources, self.path / "plan.json").sources
+
+    def configuration(self) -> ThicknessConfig | ComparisonConfig:
+        """The configuration of any kind of run."""
+        return self.config() if self.workflow == "thickness" else self.comparison_config()
+
+    def check_seal(self) -> str:
+        """The key of a run that is what it was when it began. Raises RunError where it is not, naming what changed."""
+        plan = self.plan() if self.workflow == "thickness" else self.comparison_plan()
+        return check_seal(self.path, self.configuration(), plan)
+
     def is_locked(self) -> bool | None:
         """Whether a process works on the run; None where the file system cannot tell."""
         return is_locked(self.path / "lock")
@@ -169,6 +200,10 @@ class _PlannedStages(BaseModel):
     stages: tuple[StagePlan, ...]
 
 
+class _PlannedSources(BaseModel):
+    sources: Sources = {}
+
+
 class _Header(RunConfig):
     model_config = ConfigDict(frozen=True, extra="ignore")
     workflow: str
@@ -176,15 +211,22 @@ class _Header(RunConfig):
 
 def _load(kind: type[Model], path: Path) -> Model:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise RunError(
-            f"{path.parent} is not a run of voxcaliper: {path.name} is missing; check the folder."
-        ) from error
+        hint = "check the folder"
+        if path.name == "plan.json" and (path.parent / "run.json").exists():
+            hint = f"restore it, or measure the run anew with `voxcaliper resume {path.parent} --restart`"
+        raise RunError(f"{path.parent} is not a run of voxcaliper: {path.name} is missing; {hint}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{path} is not valid ({where}: {first['msg']}); restore it or start a new run.") from error
+        found = f"{where}: {first['msg']}" if where else first["msg"]
+        raise RunError(f"{path} is not valid ({found}); restore it{_values(path)} or start a new run.") from error
+
+
+def _values(path: Path) -> str:
+    """Where the values of a configuration or a plan can be seen."""
+    return f" (seal.json beside it holds its values under {path.stem!r})" if (path.parent / SEAL).exists() else ""
 
 
 def create_run(path: Path, config: RunConfig, plan: BaseModel) -> RunFolder:
@@ -192,13 +234,17 @@ def create_run(path: Path, config: RunConfig, plan: BaseModel) -> RunFolder:
     run = RunFolder(Path(os.path.abspath(path)))
     if (run.path / "run.json").exists():
         hint = "its results are there" if run.is_complete else f"go on with `voxcaliper resume {path}`"
-        raise RunError(f"{path} is a run already; {hint}, or choose another --run folder.")
+        raise RunError(
+            f"{path} is a run already; {hint}, measure it anew with --restart, or choose another --run folder."
+        )
     if run.path.exists() and (not run.path.is_dir() or any(_is_strange(path) for path in run.path.iterdir())):
         raise RunError(f"{path} exists and is not an empty folder; choose another --run folder.")
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.path / "plan.json", plan.model_dump(mode="json"))
-        write_json(run.path / "run.json", config.model_dump(mode="json"))
+        asked, planned = config.model_dump(mode="json"), plan.model_dump(mode="json")
+        write_json(run.path / "plan.json", planned)
+        write_seal(run.path, asked, planned, before=None)
+        write_json(run.path / "run.json", asked)
     except OSError as error:
         raise StorageError(f"The run folder {path} cannot be made: {error.strerror}; choose another place.") from error
     return run
@@ -206,7 +252,59 @@ def create_run(path: Path, config: RunConfig, plan: BaseModel) -> RunFolder:
 
 def _is_strange(path: Path) -> bool:
     """Whether a file is not what a run leaves that ended before it had its configuration, which is written last."""
-    return path.name != "plan.json" and path.suffix != PARTIAL
+    return path.name not in ("plan.json", SEAL) and path.suffix != PARTIAL
+
+
+def plan_again(run: RunFolder, plan: BaseModel) -> str:
+    """Another plan for a run that has one; returns its key. What was made by the old one counts as not made."""
+    before = json.loads((run.path / "plan.json").read_bytes())
+    asked, planned = run.configuration().model_dump(mode="json"), plan.model_dump(mode="json")
+    key = write_seal(run.path, asked, planned, before=before)
+    write_json(run.path / "plan.json", planned)
+    return key
+
+
+def run_to_restart(path: Path, config: RunConfig) -> RunFolder | None:
+    """The run of this configuration that lies in a folder; None where there is no run.
+
+    Raises RunError where the run there was asked something else.
+    """
+    run = RunFolder(Path(os.path.abspath(path)))
+    if not (run.path / "run.json").exists():
+        return None
+    changed = changed_keys(run.configuration(), config.model_dump(mode="json"))
+    if changed:
+        raise RunError(
+            f"{path} is a run of another configuration ({', '.join(changed)}), which --restart keeps; choose another"
+            " --run folder, or remove that one."
+        )
+    return run
+
+
+def restart_run(run: RunFolder, plan: BaseModel) -> None:
+    """Remove what a run made and give it another plan; run.json stays as it is.
+
+    Raises LockedError where a process works on it, StorageError where something cannot be removed. A kill at any moment
+    leaves a run that has to be restarted.
+    """
+    maps = ["thickness"] if run.workflow == "thickness" else list(COMPARISON_MAPS)
+    images = [run.path / f"{name}.ome.zarr{ending}" for name in maps for ending in ("", PARTIAL)]
+    asked, planned = run.configuration().model_dump(mode="json"), plan.model_dump(mode="json")
+    with run.locked():
+        try:
+            # The marks of a run that is complete, or can go on, go first.
+            for name in ("provenance.json", SEAL, "plan.json", *MADE):
+                (run.path / name).unlink(missing_ok=True)
+            for folder in (run.ledger, *images):
+                if folder.exists():
+                    shutil.rmtree(folder)
+        except OSError as error:
+            raise StorageError(
+                f"{error.filename} cannot be removed: {error.strerror or error}; mend the permissions there, then"
+                " restart the run."
+            ) from error
+        write_json(run.path / "plan.json", planned)
+        write_seal(run.path, asked, planned, before=None)
 
 
 def tidy(run: RunFolder) -> None:
@@ -218,8 +316,5 @@ def tidy(run: RunFolder) -> None:
 def open_run_folder(path: Path) -> RunFolder:
     """An existing run folder."""
     run = RunFolder(Path(os.path.abspath(path)))
-    if run.workflow == "thickness":
-        run.config()
-    else:
-        run.comparison_config()
+    run.configuration()
     return run

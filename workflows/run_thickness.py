@@ -11,11 +11,12 @@ from pipeline.engine import Client, Progress
 from pipeline.errors import RunError
 from pipeline.job import ThicknessJob
 from pipeline.report import Comparison
-from workflows.config import ThicknessConfig
-from workflows.execution import begin_again, execute_job
+from workflows.config import ThicknessConfig, ThicknessPlan
+from workflows.execution import begin_again, execute_job, with_key
 from workflows.measure_thickness import measure
 from workflows.plan_thickness import check_memory, choose_blocks, make_plan, open_job
-from workflows.run_folder import RunFolder, create_run
+from workflows.run_folder import RunFolder, create_run, restart_run
+from workflows.sources import check_sources, sources_of
 from workflows.thickness_results import write_results
 
 
@@ -26,12 +27,30 @@ def start(config: ThicknessConfig, run: Path, workers: Workers) -> tuple[RunFold
     if config.block_shape is None:
         job = choose_blocks(job, folder, workers)
     check_memory(job, workers)
-    return create_run(run, config, make_plan(job)), job
+    made = create_run(run, config, _plan(job))
+    return made, with_key(job, made.check_seal())
+
+
+def restart(run: RunFolder, workers: Workers) -> tuple[RunFolder, ThicknessJob]:
+    """Plan an old run anew, as its run.json has it, and remove what it made."""
+    job = open_job(run.config(), run.path, device=workers.device)
+    if run.config().block_shape is None:
+        job = choose_blocks(job, run.path, workers)
+    check_memory(job, workers)
+    restart_run(run, _plan(job))
+    return run, with_key(job, run.check_seal())
+
+
+def _plan(job: ThicknessJob) -> ThicknessPlan:
+    return make_plan(job).model_copy(update={"sources": sources_of(job.volumes)})
 
 
 def reopen(run: RunFolder, workers: Workers) -> ThicknessJob:
-    """The job of an unfinished run, with the blocks of its plan. Raises RunError where the mask is not the same."""
-    plan = run.plan()
+    """The job of an unfinished run, with the blocks of its plan.
+
+    Raises RunError where a volume, the configuration or the plan is not what it was.
+    """
+    key, plan = run.check_seal(), run.plan()
     job = open_job(run.config(), run.path, block_shape=plan.block_shape, device=workers.device)
     regions = job.regions.identity() if job.regions else None
     for name, now, then in (
@@ -43,10 +62,12 @@ def reopen(run: RunFolder, workers: Workers) -> ThicknessJob:
             changed = [key for key in {**(now or {}), **(then or {})} if (now or {}).get(key) != (then or {}).get(key)]
             raise RunError(
                 f"The {name} of the run {run.path} changed since it began ({', '.join(changed)});"
-                " start a new run with another --run folder."
+                f" measure it anew with `voxcaliper resume {run.path} --restart`, or start a new run with another --run"
+                " folder."
             )
+    check_sources(run.path, job.volumes, plan.sources)
     check_memory(job, workers)
-    return job
+    return with_key(job, key)
 
 
 def execute(
@@ -73,5 +94,4 @@ def _with_smaller_blocks(run: RunFolder, workers: Workers, job: ThicknessJob) ->
     smaller = choose_blocks(job, run.path, workers, below=max(job.grid.block_shape))
     if run.config().block_shape is not None or max(smaller.grid.block_shape) >= max(job.grid.block_shape):
         return None
-    begin_again(run, [job.ledger.folder, *(image.path for image in job.images)], make_plan(smaller))
-    return smaller
+    return begin_again(run, smaller, make_plan(smaller).model_copy(update={"sources": run.sources()}))

@@ -27,7 +27,8 @@ from pipeline.report import (
 )
 from pipeline.statistics import thickness_statistics, write_histogram_csv, write_statistics
 from pipeline.tally import Tally
-from workflows.measure_thickness import merged_tally
+from workflows.checksums import sealed
+from workflows.measure_thickness import create_map, merged_tally, stages
 from workflows.plan_thickness import describe_distances
 from workflows.provenance import circumstances, described_input, shown_circumstances, shown_place
 from workflows.run_folder import RunFolder
@@ -65,14 +66,17 @@ def write_results(
     if statistics["foreground_voxels"] != totals["mask"]["foreground_voxels"]:
         raise RunError(
             f"The run {run.path} counted {statistics['foreground_voxels']:,} voxels of thickness but"
-            f" {totals['mask']['foreground_voxels']:,} of foreground; remove its ledger folder and resume it."
+            f" {totals['mask']['foreground_voxels']:,} of foreground; measure it anew with `voxcaliper resume"
+            f" {run.path} --restart`."
         )
     provenance = _provenance(run, job, totals, workers, seconds)
     try:
         write_statistics(run.statistics, statistics)
         write_histogram_csv(run.histogram, tally, job.voxel_size.unit_um)
         write_report(run.report, _report(job, tally, statistics, totals, provenance, compare))
-        write_json(run.provenance, provenance)
+        if job.map is not None:
+            create_map(job)
+        write_json(run.provenance, sealed(run, job, stages(job), provenance))
     except OSError as error:
         raise StorageError(
             f"The results in {run.path} could not be written: {error.strerror or error};"

@@ -16,6 +16,10 @@ from pipeline.volume.volumes import Volume
 ETAGS, TIMES = "etags", "sizes and times"
 
 
+class UnmarkedError(StorageError):
+    """A store that does not say by what an object is told from what it was."""
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """What a store says of an array.
@@ -39,7 +43,7 @@ def fingerprint(volume: Volume) -> Fingerprint:
     """The fingerprint of one array as it is now, in memory that does not grow with its objects.
 
     The store is listed, or asked for each object, some at a time, where it cannot list (a plain web server).
-    Raises StorageError where it cannot be read, or says neither ETag nor time of an object.
+    Raises StorageError where it cannot be read, UnmarkedError where it says neither ETag nor time of an object.
     """
     etags, times = _Sum(), _Sum()
     every_etag = every_time = True
@@ -50,7 +54,7 @@ def fingerprint(volume: Volume) -> Fingerprint:
         etags.add(key, str(stat.size), stat.etag or "")
         times.add(key, str(stat.size), stat.modified or "")
     if not (every_etag or every_time):
-        raise StorageError(
+        raise UnmarkedError(
             f"{volume.name}: the store says neither the ETag nor the time of some of its objects, so whether they"
             " changed cannot be told; copy the volume to a store that does."
         )

@@ -201,6 +201,11 @@ class Volume:
             count, size = count + 1, size + stat.size
         return count, size
 
+    def is_countable(self) -> bool:
+        """Whether the stored objects are few enough to ask for them at every run."""
+        expected = len(self.objects)
+        return expected <= MOST_ASKED or (expected <= MOST_LISTED and self._listed() is not None)
+
     def stored(self) -> Iterator[tuple[str, ObjectStat]]:
         """Key and mark of every stored object: listed, or asked for one by one where the store does not list."""
         listed = self._listed()

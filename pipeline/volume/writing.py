@@ -16,7 +16,7 @@ import errno
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -133,6 +133,21 @@ class Multiscale:
         """Centre of a level's first voxel, µm (z, y, x)."""
         return self.placement.position_um([Fraction(f - 1, 2) for f in self.factors[level]], self.voxel_size)
 
+    def shard(self, level: int, block: Index) -> Path:
+        """The file of a shard."""
+        return self.path.joinpath(str(level), "c", *map(str, block))
+
+    def folders(self) -> Iterator[Path]:
+        """Every folder of the image, those that hold shards last; as many as there are rows of blocks, about."""
+        yield self.path
+        for level in range(len(self.factors)):
+            rows, columns, _ = self.grid(level).counts
+            top = self.path / str(level)
+            yield from (top, top / "c")
+            for z in range(rows):
+                yield top / "c" / str(z)
+                yield from (top / "c" / str(z) / str(y) for y in range(columns))
+
     def write_block(self, level: int, block: Index, voxels: npt.NDArray[Any]) -> None:
         """Write one whole shard; writing it again replaces it.
 
@@ -147,20 +162,24 @@ class Multiscale:
         try:
             array = zarr.open_array(self.path, path=str(level), mode="r+").with_config({"write_empty_chunks": True})
             # Zarr would merge new chunks into the old shard; a damaged old shard must not stop its replacement.
-            (self.path / str(level) / array.metadata.encode_chunk_key(block)).unlink(missing_ok=True)
+            self.shard(level, block).unlink(missing_ok=True)
             array[box.slices] = voxels
         except OSError as error:
             raise _not_written(self.path, f"block {block} of level {level}", voxels.nbytes, error) from error
 
-    def write_own_levels(self, block: Index, voxels: npt.NDArray[Any]) -> None:
-        """Write a block of level 0 and all of the coarser levels that follow from it alone."""
+    def write_own_levels(self, block: Index, voxels: npt.NDArray[Any]) -> list[Path]:
+        """Write a block of level 0 and all of the coarser levels that follow from it alone; returns the files."""
         self.write_block(0, block, voxels)
         for level in range(1, self.own_levels):
             voxels = reduce_by_two(voxels, self.reducer)
             self.write_block(level, block, voxels)
+        return [self.shard(level, block) for level in range(self.own_levels)]
 
-    def reduce_block(self, level: int, block: Index) -> None:
-        """Make and write one block of a level ≥ own_levels from the finished level below it, chunk by chunk."""
+    def reduce_block(self, level: int, block: Index) -> Path:
+        """Make and write one block of a level ≥ own_levels from the finished level below it, chunk by chunk.
+
+        Returns the file.
+        """
         finer = self.volume(level - 1)
         step = tuple(c // f for c, f in zip(self.factors[level], self.factors[level - 1], strict=True))
         target = self.grid(level).box(block)
@@ -175,6 +194,7 @@ class Multiscale:
             source = finer.read(Box(cast(Index, start), cast(Index, stop)))
             voxels[part.slices] = reduce_by_two(source, self.reducer)
         self.write_block(level, block, voxels)
+        return self.shard(level, block)
 
 
 def create_multiscale(

@@ -12,6 +12,7 @@ import pytest
 from pipeline.comparison import ComparisonJob
 from pipeline.job import ThicknessJob
 from tests.workflows.runs import environment
+from workflows.execution import with_key
 from workflows.plan_comparison import open_comparison
 from workflows.plan_thickness import open_job
 from workflows.run_folder import open_run_folder
@@ -52,11 +53,11 @@ class Peak(NamedTuple):
 def job_of(run: Path | str) -> ThicknessJob | ComparisonJob:
     """The job of a run as its tasks see it."""
     folder = open_run_folder(Path(run))
+    key = folder.check_seal()
     if folder.workflow == "thickness":
-        return open_job(folder.config(), folder.path, block_shape=folder.plan().block_shape)
-    return open_comparison(
-        folder.comparison_config(), folder.path, block_shape=folder.comparison_plan().block_shape
-    )  # fmt: skip
+        return with_key(open_job(folder.config(), folder.path, block_shape=folder.plan().block_shape), key)
+    config, plan = folder.comparison_config(), folder.comparison_plan()
+    return with_key(open_comparison(config, folder.path, block_shape=plan.block_shape), key)
 
 
 def peak(run: Path, stage: str) -> Peak:

@@ -20,6 +20,8 @@ import numpy.typing as npt
 import psutil
 import zarr
 
+from workflows.seals import write_seal
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sysconfig.get_path("scripts")) / "voxcaliper"
 TIMEOUT_SECONDS = 180.0
@@ -141,6 +143,12 @@ def results(run: Path, names: tuple[str, ...] = ("statistics.json", "histogram.c
 def without_place(files: dict[str, bytes]) -> dict[str, bytes]:
     """Results but for the document of the map that says where it lies."""
     return {name: content for name, content in files.items() if name != "thickness.ome.zarr/zarr.json"}
+
+
+def reseal(run: Path) -> None:
+    """Seal a run as its configuration and plan are now: what was made before counts as another run's."""
+    asked, planned = (json.loads((run / name).read_text("utf-8")) for name in ("run.json", "plan.json"))
+    write_seal(run, asked, planned, before=None)
 
 
 def flip(path: Path, position: int) -> None:

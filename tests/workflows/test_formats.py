@@ -93,7 +93,7 @@ def test_slices_in_s3_with_faults(tmp_path: Path, here: Command, expected: dict[
     assert results(tmp_path / "run") == expected
 
 
-def test_a_slice_that_breaks_stops_the_run_which_goes_on(
+def test_a_slice_that_breaks_stops_the_run_which_begins_anew_when_it_is_mended(
     tmp_path: Path, measure: Command, here: Command, scheduler: str, expected: dict[str, bytes]
 ) -> None:
     stack, run = jpeg2000_slices(tmp_path / "stack", VOXELS), tmp_path / "run"
@@ -103,7 +103,9 @@ def test_a_slice_that_breaks_stops_the_run_which_goes_on(
     failure = measure(stack, run, *ABOVE).failure()
     assert f"{victim} cannot be read (its JPEG 2000 image has no end" in failure
     victim.write_bytes(content)
-    done = here("resume", run, "--scheduler", scheduler, "--quiet")
+    failure = here("resume", run, "--scheduler", scheduler, "--quiet").failure()
+    assert failure.startswith(f"The mask of the run {run} changed since it began (content: ")
+    done = here("resume", run, "--scheduler", scheduler, "--quiet", "--restart")
     assert done.code == 0, done
     assert results(run) == expected
 

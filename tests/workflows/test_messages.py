@@ -297,7 +297,8 @@ def test_a_complete_run(here: Command, measure: Command, mask: Path, tmp_path: P
     assert f"{run} is complete already; its report is {run / 'report.html'}" in done.err
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
     message = measure(mask, run).failure()
-    assert message == f"{run} is a run already; its results are there, or choose another --run folder."
+    hint = "measure it anew with --restart, or choose another --run folder."
+    assert message == f"{run} is a run already; its results are there, {hint}"
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "127.0.0.1:port", ""])

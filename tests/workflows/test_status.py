@@ -13,6 +13,7 @@ import pytest
 from cluster.open import open_cluster
 from cluster.profile import SchedulerProfile
 from pipeline.engine import Progress
+from pipeline.errors import StorageError
 from pipeline.job import ledger_of
 from tests.workflows.conftest import Command
 from tests.workflows.runs import STAGES, receipts
@@ -133,11 +134,13 @@ def test_a_run_that_says_nothing(here: Command, stopped: RunFolder, content: str
     assert found["unmeasured"] == ["thickness"]
 
 
-def test_how_a_run_ended_is_said(here: Command, stopped: RunFolder, scheduler: str) -> None:
-    victim = sorted(receipts(stopped.path, "centres"))[40]
-    content = bytearray(victim.read_bytes())
-    content[12] ^= 4
-    victim.write_bytes(content)
+def test_how_a_run_ended_is_said(
+    here: Command, stopped: RunFolder, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: object, **__: object) -> None:
+        raise StorageError("The store has gone; bring it back.")
+
+    monkeypatch.setattr("workflows.run_thickness.measure", measure)
     message = here("resume", stopped.path, "--scheduler", scheduler, "--quiet").failure()
     found = status_of(here, stopped.path)
     assert (found["state"], found["sentence"]) == ("stopped", message)

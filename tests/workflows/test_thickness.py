@@ -30,7 +30,7 @@ OF_THICKNESS = {
 }  # fmt: skip
 QUANTILES = {"0.05", "0.25", "0.5", "0.75", "0.95"}
 LINE = re.compile(
-    r"[\w-]+: [\d,]+ of [\d,]+ blocks(, [\d.]+ Mvoxel/s( in [\d.]+ s|, about \d+ (s|min) left))?"
+    r"(check )?[\w-]+: [\d,]+ of [\d,]+ blocks(, [\d.]+ Mvoxel/s( in [\d.]+ s|, about \d+ (s|min) left))?"
     r"(; run: about \d+ (s|min) left)?"
 )
 
@@ -78,7 +78,7 @@ def test_from_an_array_to_all_results(tmp_path: Path) -> None:
     assert device == "device    CPU"
     assert re.fullmatch(r"dashboard http://127\.0\.0\.1:\d+/status", dashboard)
     assert all(LINE.fullmatch(line) for line in lines), done.err
-    assert {line.split(":")[0] for line in lines} == {*STAGES, "pyramid-1"}
+    assert {line.split(":")[0] for line in lines} == {*STAGES, "check thickness", "pyramid-1", "check pyramid-1"}
 
     assert all((run / name).stat().st_size for name in RESULTS)
     array = zarr.open_array(run / "thickness.ome.zarr", path="0", mode="r")

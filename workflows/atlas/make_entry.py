@@ -22,6 +22,7 @@ from workflows.options import say
 from workflows.run_comparison import execute_comparison, reopen_comparison, start_comparison
 from workflows.run_folder import RunFolder, open_run_folder
 from workflows.run_thickness import execute, reopen, start
+from workflows.sources import ChangedError
 
 Begun = tuple[RunFolder, Any]
 
@@ -36,14 +37,20 @@ def make_entry(
     Raises InputError where a source changed meanwhile, and whatever ends a run; the version before stays current.
     """
     began = time.perf_counter()
+    noticed: ChangedError | None = None
     if not (folder.work.is_complete and is_left(entry, record, folder)):  # or only not published yet
-        _carry_out(entry, record, folder, profile, quiet=quiet)
+        try:
+            _carry_out(entry, record, folder, profile, quiet=quiet)
+        except ChangedError as error:  # told below, in the words of the release
+            noticed = error
     changed = reasons(record.key, key_of(entry, open_entry(entry, folder.work.path)))
     if changed:
         raise InputError(
             f"The sources of {entry.name} changed while it was made ({', '.join(changed)}), so its result is not"
             " published; run the release again when they are whole."
         )
+    if noticed is not None:
+        raise noticed
     # Earlier processes may have done some of its stages.
     seconds = max(time.perf_counter() - began, stage_seconds(folder.work))
     made = {"outcome": "made", "seconds": round(seconds, 3)}
