@@ -1,7 +1,7 @@
 """Who may talk to a scheduler: those who hold the credentials of this one cluster, which live as long as it does.
 
-A scheduler without them runs whatever code anyone sends who reaches its port. So off this machine everything is TLS in
-both directions, and an unencrypted scheduler has to be asked for.
+A scheduler without them runs whatever code anyone sends who reaches its port, and other users of this machine reach
+every port of it. So everything is TLS in both directions, here as elsewhere, and a plain scheduler has to be asked for.
 """
 
 from __future__ import annotations
@@ -72,18 +72,31 @@ def security_of(ca_file: Path, certificate: Path, key: Path) -> Security:
     return Security(require_encryption=True, tls_ca_file=str(ca_file), **pair)
 
 
+def make_own(folder: Path) -> None:
+    """Make a folder, or take one that is there, and let nobody else look into it, as far as that can be."""
+    with contextlib.suppress(OSError):  # who needs it says what is wrong with it
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+
+
+def folder_of(credentials: Security) -> Path:
+    """The folder of credentials in files, which is its owner's alone."""
+    made: Any = credentials
+    return Path(made.tls_ca_file).parent
+
+
 def security_for(profile: SchedulerProfile) -> Security | None:
     """How to log in to a running scheduler; None for a plain one that may be taken.
 
-    Raises InputError where credentials are missing, or where a plain scheduler is not on this machine and nobody
-    said that this is meant.
+    Raises InputError where credentials are missing, or where the scheduler is plain and nobody said that this is meant.
     """
     files = (profile.ca_file, profile.certificate, profile.key)
     if not profile.address.startswith("tls://"):
-        if not (profile.unencrypted or is_here(profile.address)) and names_a_host(profile.address):
+        if not profile.unencrypted and names_a_host(profile.address):
+            who = "every user of this machine" if is_here(profile.address) else "anyone on the way to it"
             raise InputError(
-                f"The scheduler {profile.address} is on another machine and not encrypted, so anyone on the way could"
-                " read everything and run code as you; use a tls:// address, or say --unencrypted if this is meant."
+                f"The scheduler {profile.address} is not encrypted, so {who} can read everything and run code as you;"
+                " use a tls:// address, or say --unencrypted if this is meant."
             )
         return None
     if not any(files):
@@ -106,7 +119,7 @@ def security_for(profile: SchedulerProfile) -> Security | None:
 def names_a_host(address: str) -> bool:
     """Whether an address names a host by a protocol of plain connections; nothing answers at any other."""
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    return bool(parts.hostname) and parts.scheme in ("tcp", "ws")
+    return bool(parts.hostname) and parts.scheme in ("tcp", "ws", "ucx")
 
 
 def is_here(address: str) -> bool:

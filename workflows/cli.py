@@ -53,6 +53,7 @@ from workflows.options import (
     voxel_size_of,
     warn_of,
 )
+from workflows.outlet import drain
 from workflows.progress import reporter
 from workflows.run_folder import RunFolder
 
@@ -334,23 +335,21 @@ def main() -> None:
     try:
         app()
     except VoxcaliperError as error:
-        print(f"voxcaliper: {error}", file=sys.stderr)
+        say(f"voxcaliper: {error}")
         sys.exit(BUSY if isinstance(error, LockedError) else 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"voxcaliper: {where}{error.strerror or error}; make room or mend it, then start or resume the run.",
-            file=sys.stderr,
-        )
+        say(f"voxcaliper: {where}{error.strerror or error}; make room or mend it, then start or resume the run.")
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print(
+            say(
                 "voxcaliper: interrupted; go on with `voxcaliper resume` on the run folder, a release with"
-                " `voxcaliper atlas run`.",
-                file=sys.stderr,
+                " `voxcaliper atlas run`."
             )
         raise
+    finally:
+        drain()
 
 
 if __name__ == "__main__":

@@ -160,7 +160,14 @@ def test_what_is_on_this_machine(address: str, here: bool) -> None:
 
 def test_an_unencrypted_scheduler_elsewhere_has_to_be_meant() -> None:
     address = "tcp://192.0.2.7:8786"
-    with pytest.raises(InputError, match=re.escape(f"{address} is on another machine and not encrypted")):
+    with pytest.raises(InputError, match=re.escape(f"{address} is not encrypted, so anyone on the way to it can")):
+        security_for(SchedulerProfile(address=address))
+    assert security_for(SchedulerProfile(address=address, unencrypted=True)) is None
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "localhost:8786", "ws://[::1]:8786"])
+def test_an_unencrypted_scheduler_here_has_to_be_meant(address: str) -> None:
+    with pytest.raises(InputError, match="is not encrypted, so every user of this machine can read everything and run"):
         security_for(SchedulerProfile(address=address))
     assert security_for(SchedulerProfile(address=address, unencrypted=True)) is None
 
@@ -171,7 +178,9 @@ def test_an_unencrypted_scheduler_that_is_meant_brings_a_warning(monkeypatch: py
     profile = SchedulerProfile(address="tcp://127.0.0.1:9", unencrypted=True)
     with pytest.raises(RunError, match="No Dask scheduler answers"), open_cluster(profile, say=said.append):
         pass
-    assert said == ["warning: the connection to tcp://127.0.0.1:9 is not encrypted; anyone on the way can run code"]
+    assert said == [
+        "warning: the connection to tcp://127.0.0.1:9 is not encrypted; every user of this machine can run code"
+    ]
 
 
 def test_a_tls_scheduler_needs_credentials(tmp_path: Path) -> None:

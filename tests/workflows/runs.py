@@ -82,9 +82,9 @@ class Running:
         return [parent, *parent.children(recursive=True)]
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes, without the helpers of multiprocessing."""
+        """The worker processes."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return [child for child in children if "cluster.worker" in child.cmdline()]
 
     def finished(self) -> Finished:
         """Wait for the end of the command."""
