@@ -60,6 +60,7 @@ def local_workers(offer: Workers, folder: Path | None, say: Callable[[str], None
     """
     with contextlib.ExitStack() as stack:
         security = _credentials(stack, folder)
+        stack.enter_context(dask.config.set({"temporary-directory": str(folder_of(security))}))
         with interrupts_held(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=PORT_TAKEN)
             cluster = LocalProcesses(offer, security, dashboard_address())

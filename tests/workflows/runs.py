@@ -83,8 +83,11 @@ class Running:
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "cluster.worker" in child.cmdline()]
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that was killed may still be seen
+                found += [child] if "cluster.worker" in child.cmdline() else []
+        return found
 
     def finished(self) -> Finished:
         """Wait for the end of the command."""
