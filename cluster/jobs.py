@@ -19,7 +19,7 @@ from cluster.local import PORT_TAKEN, dashboard_address, interrupts_held
 from cluster.observed import forwarding
 from cluster.profile import SlurmProfile
 from cluster.quoting import quote
-from cluster.security import address_of, make_own, temporary_credentials
+from cluster.security import address_of, temporary_credentials
 from cluster.slurm import SlurmJobs, cancel_jobs, name_of
 from cluster.steps import SlurmStep, check_allocation
 from cluster.watch import Watch
@@ -51,7 +51,6 @@ def slurm_workers(
     if steps:
         check_allocation()
     host = address_of(profile.interface)
-    make_own(logs)
     with temporary_credentials(logs) as security, contextlib.ExitStack() as stack:
         cancel_jobs(name)  # of a driver that was killed
         dashboard = dashboard_address()

@@ -44,7 +44,7 @@ GONE_SECONDS = 20.0
 """So is one that the scheduler has not known for so long although it reported."""
 ROUNDS = 5
 """So often each worker is started in vain, one after the other, before that is taken for good."""
-LONGEST_WAIT_SECONDS = 15.0
+LONGEST_WAIT_SECONDS = 5.0
 """Between two rounds in vain."""
 POLL_SECONDS = 0.05
 END_SECONDS = 5.0

@@ -38,8 +38,7 @@ def temporary_credentials(folder: Path) -> Iterator[Security]:
     parts = {"ca": made.tls_ca_file, "certificate": made.tls_client_cert, "key": made.tls_client_key}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{PREFIX}*"):  # by a driver that was killed; its scheduler went with it
-            shutil.rmtree(left, ignore_errors=True)
+        sweep_credentials(folder)
         own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
     except OSError as error:
         raise StorageError(
@@ -72,11 +71,10 @@ def security_of(ca_file: Path, certificate: Path, key: Path) -> Security:
     return Security(require_encryption=True, tls_ca_file=str(ca_file), **pair)
 
 
-def make_own(folder: Path) -> None:
-    """Make a folder, or take one that is there, and let nobody else look into it, as far as that can be."""
-    with contextlib.suppress(OSError):  # who needs it says what is wrong with it
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
+def sweep_credentials(folder: Path) -> None:
+    """Remove those of a driver that was killed; its scheduler went with it."""
+    for left in folder.glob(f"{PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def folder_of(credentials: Security) -> Path:

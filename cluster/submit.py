@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.jobs import jobs_folder
 from cluster.profile import SlurmProfile, walltime_seconds
-from cluster.security import make_own, security_of
+from cluster.security import security_of
 from cluster.slurm import COMMAND_SECONDS, WorkerJob, name_of, parsed_queue, queue_command
 from cluster.steps import step_command, step_script
 from pipeline.errors import RunError, StorageError
@@ -127,7 +127,6 @@ def submit_driver(profile: SlurmProfile, run: Path, profile_text: str) -> str:
     script = jobs_folder(profile, run) / "driver.sh"
     try:
         script.parent.mkdir(parents=True, exist_ok=True)
-        make_own(script.parent)
         profile_copy(profile, run).write_text(profile_text, encoding="utf-8")
         script.write_text(driver_script(profile, run), encoding="utf-8")
     except OSError as error:

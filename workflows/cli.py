@@ -135,10 +135,12 @@ def resume(
 ) -> None:  # fmt: skip
     """Go on with a run that was stopped: finished blocks are kept."""
     from workflows.run_folder import open_run_folder, tidy
+    from workflows.run_state import sweep
 
     folder = open_run_folder(run)
     if folder.is_complete:
         tidy(folder)
+        sweep(folder)
         say(f"{run} is complete already; its report is {folder.report}")
         return
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)

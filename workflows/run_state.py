@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cluster.security import sweep_credentials
 from workflows.run_folder import RunFolder
 
 SECONDS_BETWEEN_BEATS = 3.0
@@ -76,6 +77,14 @@ def forget_addresses(run: RunFolder) -> None:
     """Nobody answers there any more."""
     with contextlib.suppress(OSError):
         _private(run).unlink(missing_ok=True)
+
+
+def sweep(run: RunFolder) -> None:
+    """Remove what a process that was killed left for itself alone; nothing while one is at work."""
+    if not run.is_locked():
+        forget_addresses(run)
+        for folder in (run.path, run.path / "jobs"):
+            sweep_credentials(folder)
 
 
 def _private(run: RunFolder) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
@@ -22,6 +23,7 @@ from cluster.open import open_cluster
 from cluster.profile import SchedulerProfile, SlurmProfile
 from cluster.security import address_of, is_here, security_for, temporary_credentials
 from cluster.slurm import SlurmJobs, WorkerJob
+from cluster.watch import Watch
 from pipeline.errors import InputError, RunError, StorageError
 from tests.workflows.runs import environment
 
@@ -120,18 +122,38 @@ def test_no_key_is_in_a_script_a_log_or_a_command_line(started: Started) -> None
 def test_ports_bind_where_stated(started: Started) -> None:
     """With interface = "lo": the scheduler, its dashboard, nanny and worker on 127.0.0.1, and nowhere else."""
     worker = psutil.Process(started.worker.pid)
-    bound = {
+    bound = [
         connection.laddr.ip
         for process in [worker, *worker.children(recursive=True)]
         for connection in process.net_connections()
         if connection.status == psutil.CONN_LISTEN
-    }
-    assert bound == {"127.0.0.1"}
+    ]
+    assert bound == ["127.0.0.1"] * 2, "a nanny and a worker, and no web server"
     scheduler = started.cluster.scheduler
     ports = {int(started.address.rsplit(":", 1)[1]), scheduler.http_server.port}
     listening = [c.laddr for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
     assert ports <= {address.port for address in listening}
     assert {address.ip for address in listening if address.port in ports} == {"127.0.0.1"}
+
+
+def test_a_worker_that_does_not_answer_is_replaced(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its nanny, in the same job, ends it and starts another."""
+    monkeypatch.setattr("cluster.watch.SILENT_SECONDS", 3.0)
+    said: list[str] = []
+    watch = Watch(started.cluster, 1, said.append)
+    with Client(started.address, security=started.credentials, timeout=10) as client:
+        ((address, frozen),) = client.run(os.getpid).items()
+        psutil.Process(frozen).suspend()
+        limit = time.monotonic() + 120
+        while address in started.cluster.scheduler.workers or not started.cluster.scheduler.workers:
+            assert time.monotonic() < limit
+            started.cluster.sync(watch._end_silent, 0.5)
+            time.sleep(0.5)
+        assert frozen not in client.run(os.getpid).values()
+    assert not psutil.pid_exists(frozen)
+    assert len(said) == 1
+    assert "it did not answer for" in said[0]
+    assert watch.counts["lost"] == 1
 
 
 def test_credentials_go_with_their_cluster(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_many_processes_killed_at_once_at_random(
                 killer.look(command)
                 ended = command.finished()
             if ended.code == 0:
-                assert ended.err == ""
+                assert ended.err == "" or "is complete already" in ended.err
                 break
             if went_on:  # it was not killed itself, so it said why it could not go on
                 assert ended.failure()
@@ -189,7 +189,7 @@ def test_workers_that_can_never_start_end_the_run_with_their_last_words(
     begin = time.monotonic()
     done = voxcaliper(tmp_path / "said", *thickness(tmp_path, small))
     assert "workers on this machine ended before any reported: the last one ended with exit code 1" in done.failure()
-    assert "“OSError: it is not for this node”" in done.failure()
+    assert "“SystemExit: OSError: it is not for this node”" in done.failure()
     assert time.monotonic() - begin < END_SECONDS
 
 
