@@ -28,7 +28,7 @@ FETCHED_BYTES = 32 << 20
 @contextlib.contextmanager
 def _dask(**options: Any) -> Iterator[Client]:
     with (
-        LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0", **options) as cluster,  # type: ignore[no-untyped-call]
+        LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0", **options) as cluster,
         Client(cluster) as client,
     ):
         yield client
@@ -45,7 +45,7 @@ def _ours() -> Iterator[Client]:
 
 WAYS: dict[str, Callable[[], contextlib.AbstractContextManager[Client]]] = {
     "Dask's nannies, tcp (open to every user)": lambda: _dask(host="127.0.0.1"),
-    "Dask's nannies, tls": lambda: _dask(host="127.0.0.1", protocol="tls://", security=Security.temporary()),  # type: ignore[no-untyped-call]
+    "Dask's nannies, tls": lambda: _dask(host="127.0.0.1", protocol="tls://", security=Security.temporary()),
     "threads of the driver, inproc (no processes)": lambda: _dask(processes=False),
     "voxcaliper: processes, tls": _ours,
 }

@@ -275,10 +275,13 @@ class Watch:
             now = time.monotonic()
             await self._look(min(now - before, LONGEST_TICK_SECONDS))
             before = now
-            if not self.verdict and now >= self._retry_at:
+            if self._may_start(now):
                 await self.cluster.fill(self.wanted)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), TICK_SECONDS)
+
+    def _may_start(self, now: float) -> bool:
+        return not self.verdict and now >= self._retry_at
 
     async def _look(self, elapsed: float) -> None:
         """Let go of what ended or has to. elapsed : seconds since the last look, in which this process ran."""

@@ -25,6 +25,7 @@ from cluster.security import address_of, is_here, security_for, temporary_creden
 from cluster.slurm import SlurmJobs, WorkerJob
 from cluster.watch import Watch
 from pipeline.errors import InputError, RunError, StorageError
+from tests.cluster.test_closed import as_root, listening, tried
 from tests.workflows.runs import environment
 
 PROFILE = SlurmProfile.model_validate(
@@ -134,6 +135,25 @@ def test_ports_bind_where_stated(started: Started) -> None:
     listening = [c.laddr for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
     assert ports <= {address.port for address in listening}
     assert {address.ip for address in listening if address.port in ports} == {"127.0.0.1"}
+
+
+@as_root
+def test_another_user_gets_nothing_of_a_cluster(started: Started) -> None:
+    worker = psutil.Process(started.worker.pid)
+    family = [worker, *worker.children(recursive=True)]
+    scheduler = started.cluster.scheduler
+    own = {int(started.address.rsplit(":", 1)[1]), scheduler.http_server.port}
+    (folder,) = started.folder.glob("credentials-*")
+    found = tried(
+        ports=sorted(listening(family) | own), web_ports=[scheduler.http_server.port],
+        processes=[process.pid for process in family], folders=[str(started.folder)],
+        secrets=[scheduler.token, (folder / "key.pem").read_text().splitlines()[2]],
+    )  # fmt: skip
+    assert len(found["shaken"]) == 4, "scheduler, its pages, nanny, worker"
+    assert [address for address, answer in found["asked"].items() if not str(answer).startswith("refused: ")] == []
+    assert set(found["requested"].values()) == {404}
+    assert "open" not in found["shaken"].values()
+    assert found["secrets"] == []
 
 
 def test_a_worker_that_does_not_answer_is_replaced(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,34 @@ def test_workers_that_can_never_start_end_the_run_with_their_last_words(
 
 
 @pytest.mark.slow
+def test_workers_that_can_no_longer_start_end_a_run_at_work(
+    small: Path, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    """What was done until then is kept."""
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "sitecustomize.py").write_text(
+        f"import os, sys\nif 'cluster.worker' in sys.orig_argv and os.path.exists({str(tmp_path / 'no')!r}):\n"
+        "    sys.exit('ImportError: the environment is gone')\n"
+    )
+    monkeypatch.setattr("tests.workflows.runs.environment", lambda: {**os.environ})
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'start'}{os.pathsep}{Path(__file__).parents[2]}")
+    killer, run = Killer(0), tmp_path / "run"
+    with running(tmp_path / "said", *thickness(tmp_path, small)) as command:
+        command.wait_until(lambda: len(receipts(run, "distance-y")) >= 3)
+        (tmp_path / "no").touch()
+        for process in killer.look(command):
+            process.kill()
+        said = command.finished().failure()
+    assert "workers on this machine ended before any reported" in said
+    assert "ImportError: the environment is gone" in said
+    (tmp_path / "no").unlink()
+    done = voxcaliper(tmp_path / "said", "resume", run, "--workers", "2", "--quiet")
+    assert (done.code, done.err) == (0, ""), done
+    assert results(run) == undisturbed
+    nothing_is_left(killer, run, temporary)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("whom", ["a worker", "the driver", "the group"])
 def test_stopped_for_two_minutes(
     small: Path, undisturbed: dict[str, bytes], tmp_path: Path, temporary: Path, whom: str
