@@ -33,10 +33,15 @@ WIDE = VoxelSize((1.0, 1.0, 1.0001))
 
 
 def warm_up(client: Client, job: ThicknessJob | ComparisonJob) -> None:
-    """Compile what the job needs, on one worker. What a killed one left in the run folder is swept."""
+    """Compile what the job needs, on one worker. What killed ones leave in the run folder is swept."""
+    _sweep(job)
+    run_alone(client, "compile-kernels", compile_kernels, job, resource=resource(job.device, kernels=True))
+    _sweep(job)
+
+
+def _sweep(job: ThicknessJob | ComparisonJob) -> None:
     for left in job.ledger.folder.parent.glob(f"{PREFIX}*"):
         shutil.rmtree(left, ignore_errors=True)
-    run_alone(client, "compile-kernels", compile_kernels, job, resource=resource(job.device, kernels=True))
 
 
 _WARM: set[tuple[object, ...]] = set()
