@@ -94,7 +94,7 @@ def security_for(profile: SchedulerProfile) -> Security | None:
             who = "every user of this machine" if is_here(profile.address) else "anyone on the way to it"
             raise InputError(
                 f"The scheduler {profile.address} is not encrypted, so {who} can read everything and run code as you;"
-                " use a tls:// address, or say --unencrypted if this is meant."
+                " use a tls:// address, or say --unencrypted (unencrypted = true in a profile) if this is meant."
             )
         return None
     if not any(files):

@@ -76,7 +76,7 @@ def test_from_an_array_to_all_results(tmp_path: Path) -> None:
     assert str(run / "report.html") in done.out
     device, dashboard, *lines = done.err.splitlines()
     assert device == "device    CPU"
-    assert re.fullmatch(r"dashboard http://127\.0\.0\.1:\d+/status", dashboard)
+    assert re.fullmatch(r"dashboard 127\.0\.0\.1:\d+, its whole address: `voxcaliper status`", dashboard), "in a log"
     assert all(LINE.fullmatch(line) for line in lines), done.err
     assert {line.split(":")[0] for line in lines} == {*STAGES, "pyramid-1"}
 
