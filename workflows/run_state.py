@@ -81,7 +81,7 @@ def forget_addresses(run: RunFolder) -> None:
 
 def sweep(run: RunFolder) -> None:
     """Remove what a process that was killed left for itself alone; nothing while one is at work."""
-    if not run.is_locked():
+    if run.is_locked() is False:
         forget_addresses(run)
         for folder in (run.path, run.path / "jobs"):
             sweep_credentials(folder)
