@@ -173,13 +173,14 @@ def answer(address: str, path: str, method: str = "GET", **headers: str) -> tupl
     """The status and body of an answer."""
     host = urlsplit(address).netloc
     connection = http.client.HTTPConnection(host, timeout=30)
-    connection.request(method, path, headers=headers)
-    answered = connection.getresponse()
-    if answered.status == 101:
-        return 101, ""
-    body = answered.read().decode("utf-8", "replace")
-    connection.close()
-    return answered.status, body
+    try:
+        connection.request(method, path, headers=headers)
+        answered = connection.getresponse()
+        body = b"" if answered.status == 101 else answered.read()  # a websocket has no end
+        answered.close()
+        return answered.status, body.decode("utf-8", "replace")
+    finally:
+        connection.close()
 
 
 def test_the_dashboard_is_there_for_those_with_its_address(address: str) -> None:
