@@ -20,6 +20,7 @@ QUESTIONS = (
     "large_run",
     "projection",
     "inventory",
+    "starting",
 )
 GPU_QUESTIONS = ("gpu",)
 """Asked only by name, because they need a GPU."""

@@ -18,10 +18,11 @@ from distributed import Client
 from cluster.local import PORT_TAKEN, dashboard_address, interrupts_held
 from cluster.observed import forwarding
 from cluster.profile import SlurmProfile
+from cluster.quoting import quote
 from cluster.security import address_of, temporary_credentials
 from cluster.slurm import SlurmJobs, cancel_jobs, name_of
 from cluster.steps import SlurmStep, check_allocation
-from cluster.watch import Watch, quote
+from cluster.watch import Watch
 from pipeline.errors import LostWorkersError, RunError, StorageError
 
 POLL_SECONDS = 0.1
@@ -62,8 +63,7 @@ def slurm_workers(
                 raise StorageError(f"The scheduler for the jobs cannot be started at {host}: {error}.") from error
             watch = Watch(cluster, 1 if steps else profile.jobs, say)
         stack.callback(_close, cluster, watch, name)
-        port = cluster.scheduler.http_server.port
-        link = f"http://127.0.0.1:{port}/status"
+        link = cluster.scheduler.link
         stack.enter_context(dask.config.set({"distributed.dashboard.link": link}))
         cluster.sync(watch.start)
         client = stack.enter_context(Client(cluster))

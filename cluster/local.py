@@ -1,4 +1,4 @@
-"""Workers on this machine.
+"""What workers on this machine there are, and what processes of a run share.
 
 Rule for this machine: one worker process per core with one thread each (the kernels are serial and release the GIL,
 so processes scale as threads do, and one that dies takes one block with it), or, with GPUs, one worker process per
@@ -9,17 +9,13 @@ them. Memory and cores are what the operating system or its control group grants
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import socket
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
-from typing import Any, Literal
+from typing import Literal
 
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
 
 from cluster.cards import Card, local_cards
@@ -35,12 +31,14 @@ CARD_THREADS = (4, 16)
 DASHBOARD_PORT = 8787
 PORT_TAKEN = r"\s*Port \d+ is already in use"
 """What Dask warns of when someone was faster; it takes another port then, and that one is shown."""
+TERMINATE_SHARE = 0.98
+"""A worker process that takes more than this share of its memory is ended before the system does it."""
 MEMORY_SETTINGS = {
     # The planner has the memory summed up; spilling or pausing would only hide a wrong sum.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.98,
+    "distributed.worker.memory.terminate": TERMINATE_SHARE,
 }
 
 
@@ -88,50 +86,12 @@ def default_workers(count: int | None = None, device: DeviceChoice = "cpu") -> W
 
 
 @contextlib.contextmanager
-def local_workers(offer: Workers) -> Iterator[Client]:
-    """A client of worker processes on this machine, which end with the context."""
-    with interrupts_held(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=PORT_TAKEN)
-        threads = offer.threads // offer.count
-        cluster = _LocalWorkers(
-            offer.cards, n_workers=offer.count, threads_per_worker=threads,
-            memory_limit=offer.memory_bytes * threads, host="127.0.0.1",
-            dashboard_address=dashboard_address(), silence_logs=logging.CRITICAL,
-        )  # fmt: skip
-    with cluster, Client(cluster) as client:
-        yield client
-
-
-class _LocalWorkers(LocalCluster):
-    """Worker processes of this machine, each with a card of its own where there are cards."""
-
-    def __init__(self, cards: tuple[Card, ...], *, n_workers: int, **settings: Any) -> None:
-        self._cards = cards
-        super().__init__(n_workers=0 if cards else n_workers, **settings)  # type: ignore[no-untyped-call]
-        if cards:
-            self.scale(n_workers)  # type: ignore[no-untyped-call]
-            self.sync(self._correct_state)  # type: ignore[no-untyped-call]
-
-    def new_worker_spec(self) -> dict[Any, Any]:
-        spec: dict[Any, Any] = super().new_worker_spec()  # type: ignore[no-untyped-call]
-        if not self._cards:
-            return spec
-        taken = [worker["options"]["env"]["CUDA_VISIBLE_DEVICES"] for worker in self.worker_spec.values()]
-        free = next(card.identifier for card in self._cards if card.identifier not in taken)
-        return {
-            name: {**worker, "options": {**worker["options"], "env": {"CUDA_VISIBLE_DEVICES": free}}}
-            for name, worker in spec.items()
-        }
-
-
-@contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
     """Threads and processes that begin in this context never see Ctrl-C; this thread sees it when the context ends.
 
     A terminal sends Ctrl-C to every process of its group. It is for the driver, which then ends its workers in order;
     each of them would answer with a traceback of its own.
     """
-    resource_tracker.ensure_running()  # multiprocessing would lift the mask when it starts its first process
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -140,7 +100,7 @@ def interrupts_held() -> Iterator[None]:
 
 
 def dashboard_address() -> str:
-    """Dask's usual port, or any free one (0) where that is taken; on this machine alone: a dashboard has no login."""
+    """Dask's usual port, or any free one (0) where that is taken; on this machine alone."""
     with socket.socket() as probe:
         port = DASHBOARD_PORT if probe.connect_ex(("127.0.0.1", DASHBOARD_PORT)) else 0
     return f"127.0.0.1:{port}"

@@ -51,7 +51,7 @@ def dashboard_of(client: Client) -> str:
 def forwarding(dashboard: str, host: str) -> str:
     """The ssh command that brings a dashboard to another machine; empty where there is nothing to bring.
 
-    A dashboard has no login, so it listens on its own machine alone.
+    It listens on its own machine alone, and answers those who know its address.
     """
     address = urlsplit(dashboard)
     if address.hostname not in ("127.0.0.1", "localhost"):
@@ -62,7 +62,8 @@ def forwarding(dashboard: str, host: str) -> str:
 def show_page(client: Client, path: str, make: Callable[[], str]) -> str:
     """Serve a page beside the dashboard, for as long as its scheduler lives; returns its address, "" without dashboard.
 
-    make : makes the HTML whenever somebody looks. It is sent to the scheduler, which must be able to import it.
+    path : relative to the dashboard's. make : makes the HTML whenever somebody looks. It is sent to the scheduler,
+    which must be able to import it.
     """
     dashboard = dashboard_of(client)
     if not dashboard:
@@ -72,7 +73,9 @@ def show_page(client: Client, path: str, make: Callable[[], str]) -> str:
 
 
 def _serve(path: str, make: Callable[[], str], dask_scheduler: Any) -> None:
-    dask_scheduler.http_application.add_handlers(".*", [(re.escape(path), _Page, {"make": make})])
+    token = getattr(dask_scheduler, "token", "")  # of a ClosedScheduler
+    whole = f"/{token}/{path}" if token else f"/{path}"
+    dask_scheduler.http_application.add_handlers(".*", [(re.escape(whole), _Page, {"make": make})])
 
 
 class _Page(RequestHandler):

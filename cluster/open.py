@@ -17,10 +17,11 @@ from cluster.local import (
     DeviceChoice,
     Workers,
     default_workers,
-    local_workers,
 )
+from cluster.processes import local_workers
 from cluster.profile import LocalProfile, Profile, SchedulerProfile, SlurmProfile, with_more_memory
 from cluster.running import CONNECT_SECONDS, cards_of, running_workers
+from cluster.security import is_here
 from pipeline.errors import InputError
 
 FAILURES, PREEMPTIBLE_FAILURES = 10, 100
@@ -55,7 +56,7 @@ def open_cluster(
     """A client of the workers of a profile, and what they offer. Workers that were started end with the context.
 
     device : "gpu" asks for a card in every worker, "auto" takes cards where every worker has one.
-    folder : of the run; jobs of SLURM leave their logs in its `jobs`, and their names in the queue are made of it.
+    folder : of the run, for credentials; jobs of SLURM leave logs in its `jobs`, and are named after it.
     say : told what a person should know meanwhile. patience_seconds : how long jobs may wait, None for ever.
     Raises RunError where no worker comes, with the reason; InputError where cards are missing.
     """
@@ -63,6 +64,7 @@ def open_cluster(
     settings = {
         "distributed.scheduler.allowed-failures": PREEMPTIBLE_FAILURES if preemptible else FAILURES,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+        "distributed.scheduler.worker-ttl": None,  # our watches look for silent workers, see cluster/silence.py
         **MEMORY_SETTINGS,
     }
     # What happens to a cluster becomes one sentence of ours. For good: Dask also speaks of connections after their end.
@@ -71,14 +73,15 @@ def open_cluster(
     with dask.config.set(settings):
         if isinstance(profile, SchedulerProfile):
             if profile.unencrypted:
-                say(f"warning: the connection to {profile.address} is not encrypted; anyone on the way can run code")
+                who = "every user of this machine" if is_here(profile.address) else "anyone on the way"
+                say(f"warning: the connection to {profile.address} is not encrypted; {who} can run code")
             with running_workers(profile, device) as opened:
                 yield opened
             return
         offer = foretold(profile, device)
         assert offer is not None
         if isinstance(profile, LocalProfile):
-            with local_workers(offer) as client:
+            with local_workers(offer, folder, say) as client:
                 yield client, replace(offer, cards=cards_of(client, "gpu")[0]) if offer.cards else offer
             return
         from cluster.jobs import slurm_workers  # dask-jobqueue takes a while, and only these need it

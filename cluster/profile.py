@@ -125,10 +125,10 @@ class LocalProfile(_Workers):
 
 
 class SchedulerProfile(_Workers):
-    """A scheduler that runs already. address : tls://HOST:PORT, or tcp://HOST:PORT on this machine.
+    """A scheduler that runs already. address : tls://HOST:PORT, or tcp://HOST:PORT where unencrypted says so.
 
     ca_file, certificate, key : PEM files to log in with; without them those of Dask's own configuration count.
-    unencrypted : take a tcp:// address of another machine, where everyone on the way can read and run everything.
+    unencrypted : take a tcp:// address, where all users of the machine and of the way can read and run everything.
     """
 
     kind: Literal["scheduler"] = "scheduler"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import dask
 from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
@@ -16,6 +17,8 @@ from cluster.security import security_for
 from pipeline.errors import InputError, RunError
 
 CONNECT_SECONDS = 15
+ABSENCE_SECONDS = 600.0
+"""A run on a scheduler that has no worker for so long ends; other workers are ours, and their watches know better."""
 
 
 @contextlib.contextmanager
@@ -24,7 +27,8 @@ def running_workers(profile: SchedulerProfile, device: DeviceChoice) -> Iterator
 
     Raises RunError where the scheduler does not answer or has no workers, InputError where cards are missing.
     """
-    with _connect(profile) as client, environment_of_workers(client, profile):
+    patience = dask.config.set({"voxcaliper.longest-absence": ABSENCE_SECONDS})
+    with patience, _connect(profile) as client, environment_of_workers(client, profile):
         yield client, _offered(client, profile.address, device)
 
 

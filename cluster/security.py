@@ -1,7 +1,7 @@
 """Who may talk to a scheduler: those who hold the credentials of this one cluster, which live as long as it does.
 
-A scheduler without them runs whatever code anyone sends who reaches its port. So off this machine everything is TLS in
-both directions, and an unencrypted scheduler has to be asked for.
+A scheduler without them runs whatever code anyone sends who reaches its port, and other users of this machine reach
+every port of it. So everything is TLS in both directions, here as elsewhere, and a plain scheduler has to be asked for.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ def temporary_credentials(folder: Path) -> Iterator[Security]:
     parts = {"ca": made.tls_ca_file, "certificate": made.tls_client_cert, "key": made.tls_client_key}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{PREFIX}*"):  # by a driver that was killed; its scheduler went with it
-            shutil.rmtree(left, ignore_errors=True)
+        sweep_credentials(folder)
         own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder))
     except OSError as error:
         raise StorageError(
@@ -72,18 +71,30 @@ def security_of(ca_file: Path, certificate: Path, key: Path) -> Security:
     return Security(require_encryption=True, tls_ca_file=str(ca_file), **pair)
 
 
+def sweep_credentials(folder: Path) -> None:
+    """Remove those of a driver that was killed; its scheduler went with it."""
+    for left in folder.glob(f"{PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def folder_of(credentials: Security) -> Path:
+    """The folder of credentials in files, which is its owner's alone."""
+    made: Any = credentials
+    return Path(made.tls_ca_file).parent
+
+
 def security_for(profile: SchedulerProfile) -> Security | None:
     """How to log in to a running scheduler; None for a plain one that may be taken.
 
-    Raises InputError where credentials are missing, or where a plain scheduler is not on this machine and nobody
-    said that this is meant.
+    Raises InputError where credentials are missing, or where the scheduler is plain and nobody said that this is meant.
     """
     files = (profile.ca_file, profile.certificate, profile.key)
     if not profile.address.startswith("tls://"):
-        if not (profile.unencrypted or is_here(profile.address)) and names_a_host(profile.address):
+        if not profile.unencrypted and names_a_host(profile.address):
+            who = "every user of this machine" if is_here(profile.address) else "anyone on the way to it"
             raise InputError(
-                f"The scheduler {profile.address} is on another machine and not encrypted, so anyone on the way could"
-                " read everything and run code as you; use a tls:// address, or say --unencrypted if this is meant."
+                f"The scheduler {profile.address} is not encrypted, so {who} can read everything and run code as you;"
+                " use a tls:// address, or say --unencrypted (unencrypted = true in a profile) if this is meant."
             )
         return None
     if not any(files):
@@ -106,7 +117,7 @@ def security_for(profile: SchedulerProfile) -> Security | None:
 def names_a_host(address: str) -> bool:
     """Whether an address names a host by a protocol of plain connections; nothing answers at any other."""
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    return bool(parts.hostname) and parts.scheme in ("tcp", "ws")
+    return bool(parts.hostname) and parts.scheme in ("tcp", "ws", "ucx")
 
 
 def is_here(address: str) -> bool:

@@ -22,6 +22,7 @@ from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 
+from cluster.closed import ClosedScheduler
 from cluster.environment import shell_lines
 from cluster.local import MEMORY_SETTINGS
 from cluster.profile import SlurmProfile
@@ -104,8 +105,8 @@ def worker_arguments(profile: SlurmProfile, security: Security) -> list[str]:
     tls = security.get_tls_config_for_role("worker")
     return [
         *(life if profile.workers_as == "jobs" else []),  # a step ends with the allocation of its driver
+        "--worker-class", "cluster.closed.ClosedWorker",
         "--no-dashboard",
-        "--dashboard-address", "127.0.0.1:0",
         *(["--interface", profile.interface] if profile.interface else []),
         "--protocol", "tls",
         "--tls-ca-file", shlex.quote(tls["ca_file"]),
@@ -232,6 +233,7 @@ class SlurmJobs(SLURMCluster):
         super().__init__(
             name=name,
             security=credentials,
+            scheduler_cls=ClosedScheduler,
             scheduler_options={"host": host, "dashboard_address": dashboard},
             silence_logs="critical",
             job_name=name,

@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from distributed import Scheduler
 from distributed.deploy.cluster import Cluster
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 from distributed.security import Security
 
+from cluster.closed import ClosedScheduler
 from cluster.profile import SlurmProfile
 from cluster.slurm import State, WorkerJob
 from pipeline.errors import InputError
@@ -112,7 +112,7 @@ class SlurmStep(SpecCluster):
         kept = {"profile": profile, "credentials": credentials, "job_name": name, "logs": logs}
         super().__init__(  # type: ignore[no-untyped-call]
             name=name,
-            scheduler={"cls": Scheduler, "options": options},
+            scheduler={"cls": ClosedScheduler, "options": options},
             worker={"cls": Step, "options": kept},
             security=credentials,
             silence_logs="critical",

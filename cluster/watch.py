@@ -17,6 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distributed.core import rpc
+
+from cluster.quoting import quote
+from cluster.silence import SILENT_SECONDS, Silence
 from cluster.slurm import State
 
 ROUNDS, ROUNDS_OF_OUTAGE = 3, 20
@@ -24,17 +28,11 @@ ROUNDS, ROUNDS_OF_OUTAGE = 3, 20
 OUTAGE = re.compile(r"contact|timed out|connect|unavailable", re.IGNORECASE)
 LONGEST_WAIT_SECONDS, OUTAGE_WAIT_SECONDS = 300.0, 30.0
 TICK_SECONDS = 1.0
+KILL_SECONDS = 30.0
 LOOK_SECONDS = (2.0, 30.0)
 """SLURM is asked this soon after something changed, and less and less often while nothing does."""
 WAITING_SECONDS = 60.0
 """While there is no worker, a line this often says what is waited for."""
-LOG_BYTES = 64 << 10
-QUOTED_CHARACTERS = 300
-TELLING = re.compile(
-    r"error|exception|not found|no such|denied|killed|cannot|could not|failed|fatal|timed out|quota|no space|exceeded"
-    r"|refused|unable|out of memory|cancelled",
-    re.IGNORECASE,
-)
 REASONS = {
     "Priority": "others are before them",
     "Resources": "the nodes are busy",
@@ -55,7 +53,6 @@ REASONS = {
     "Nodes required for job are DOWN": "the nodes that fit are down or reserved",
 }
 """SLURM's words for why a job waits, by their beginning, and ours."""
-HARMLESS = re.compile(r"^Traceback| - INFO - |^\s*$")
 
 
 class Watch:
@@ -80,6 +77,8 @@ class Watch:
         self._failure = ""
         self._retry_at = 0.0
         self._accepted = False
+        self._silences: dict[str, Silence] = {}
+        self._endings: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -112,8 +111,11 @@ class Watch:
         said = time.monotonic()
         interval, next_look = LOOK_SECONDS[0], 0.0
         before: set[str] = set()
+        looked = time.monotonic()
         while not self._stop.is_set() and not self.verdict:
             now = time.monotonic()
+            await self._end_silent(now - looked)
+            looked = now
             alive = self._alive()
             if alive - self._reported:
                 self._reported |= alive
@@ -139,6 +141,22 @@ class Watch:
         """The jobs of which a worker is there."""
         workers = [str(worker.name) for worker in self.cluster.scheduler.workers.values()]
         return {job for job in self.cluster.workers for name in workers if name == job or name.startswith(f"{job}-")}
+
+    async def _end_silent(self, elapsed: float) -> None:
+        """Take workers that do not answer for lost, and have their nannies replace them."""
+        states = dict(self.cluster.scheduler.workers)
+        self._silences = {address: self._silences.get(address, Silence()) for address in states}
+        for address, silence in self._silences.items():
+            silence.hear(states[address].last_seen, elapsed)
+            if silence.seconds > SILENT_SECONDS:
+                name, nanny = states[address].name, states[address].nanny
+                self.counts["lost"] += 1
+                self.say(f"lost the worker {name}: it did not answer for {silence.seconds:.0f} s; it is started again")
+                await self.cluster.scheduler.remove_worker(address, stimulus_id=f"silent-{name}", close=False)
+                if nanny:
+                    ending = asyncio.create_task(_kill(nanny, self.cluster.scheduler.connection_args))
+                    self._endings.add(ending)
+                    ending.add_done_callback(self._endings.discard)
 
     async def _ask(self) -> Mapping[str, State] | None:
         """The queue; None where SLURM does not answer, but an empty one while there is nothing to lose."""
@@ -200,6 +218,13 @@ class Watch:
         return "; ".join(f"{count} {'job is' if count == 1 else 'jobs are'} {text}" for text, count in states.items())
 
 
+async def _kill(nanny: str, connection: dict[str, Any]) -> None:
+    """Have a nanny kill its worker, after which it starts another; where it does not answer either, its job ends."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with rpc(nanny, connection_args=connection) as asked:
+            await asyncio.wait_for(asked.kill(reason="silent"), KILL_SECONDS)
+
+
 def in_words(state: State) -> str:
     """A state of a job that has not ended."""
     text = state.state.lower()
@@ -219,16 +244,3 @@ def told(job_id: str | None, state: State, log: Path) -> str:
     return f"job {job_id} ({state.state}{reason}" + (
         f") whose log {log} says “{quoted}”" if quoted else ") without a log"
     )
-
-
-def quote(log: Path) -> str:
-    """The last line of a log that tells what went wrong, or its last line; "" where there is none."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LOG_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    lines = [line.strip() for line in lines if not HARMLESS.search(line)]
-    telling = [line for line in lines if TELLING.search(line)]
-    return (telling or lines or [""])[-1][:QUOTED_CHARACTERS]

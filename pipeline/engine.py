@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
 
+import dask
 from distributed import Client, Future, as_completed, get_worker
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
@@ -40,6 +41,14 @@ LONGEST_BATCH_SECONDS = 2 * BATCH_SECONDS
 """A batch begins no further block after this; what is left of it is handed out again."""
 CREW_SECONDS = 10.0
 """How often the driver asks which workers there are."""
+STALL_SECONDS, SLOWEST_VOXELS_PER_SECOND = 1800.0, 1e5
+"""A run ends where its workers are there and none finishes a batch for so long, and so long for each voxel of a block:
+a store that stalls holds the threads of its readers for ever. Measured blocks are fifty times as fast and more."""
+SCHEDULER_SECONDS = 120.0
+"""A scheduler that does not answer for so long is given up."""
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.1, 1.0
+"""How often the driver looks for batches that ended; more is not counted for one look: a driver that was stopped, or a
+machine that slept, gives up nobody."""
 COUNTERS = ("card_retries", "scratch_bytes_read", "scratch_bytes_written")
 
 Resource = Literal["GPU", "CPU"]
@@ -249,18 +258,84 @@ class _Crew:
         self._resource = resource
         self._asked = -math.inf
         self._threads = 1
+        self._workers: frozenset[str] = frozenset()
         self.resources: dict[str, int] | None = None
 
     @property
+    def workers(self) -> frozenset[str]:
+        """Their addresses."""
+        self._ask()
+        return self._workers
+
+    @property
     def threads(self) -> int:
+        self._ask()
+        return self._threads
+
+    def _ask(self) -> None:
         if time.monotonic() - self._asked > CREW_SECONDS:
-            workers = list(self._client.scheduler_info(n_workers=-1)["workers"].values())
+            found = _scheduler_info(self._client)["workers"]
+            self._workers = frozenset(found)
+            workers = list(found.values())
             offering = [worker for worker in workers if self._resource in worker["resources"]]
             if offering:
                 self.resources = {str(self._resource): 1}
             self._threads = max(1, sum(worker["nthreads"] for worker in offering or workers))
             self._asked = time.monotonic()
-        return self._threads
+
+
+def _scheduler_info(client: Client) -> Any:
+    try:
+        scheduler: Any = client.scheduler
+        return client.sync(scheduler.identity, n_workers=-1, callback_timeout=SCHEDULER_SECONDS)
+    except (OSError, TimeoutError, CommClosedError) as error:
+        raise RunError(
+            f"The scheduler does not answer ({type(error).__name__} within {SCHEDULER_SECONDS:.0f} s); go on with"
+            " `voxcaliper resume` when it does, finished blocks are kept."
+        ) from error
+
+
+class _Patience:
+    """Ends a stage that nobody will ever finish. in_flight : names a block that a worker is at."""
+
+    def __init__(self, stage: Stage, crew: _Crew, in_flight: Callable[[], str]) -> None:
+        self._crew = crew
+        self._in_flight = in_flight
+        self._limit = STALL_SECONDS + math.prod(stage.grid.block_shape) / SLOWEST_VOXELS_PER_SECOND
+        self._absence: float = dask.config.get("voxcaliper.longest-absence", math.inf)
+        self._workers: frozenset[str] = frozenset()
+        self.waited = 0.0
+
+    def wait(self, seconds: float) -> None:
+        """So many seconds more in which no batch ended. Raises RunError where that is too long."""
+        workers = self._crew.workers
+        if workers != self._workers:
+            self._workers, self.waited = workers, 0.0
+        self.waited += min(seconds, LONGEST_POLL_SECONDS)
+        minutes = self.waited / 60
+        if not workers and self.waited > self._absence:
+            raise RunError(
+                f"The scheduler has had no worker for {minutes:.0f} min; start some, then go on with `voxcaliper"
+                " resume`, finished blocks are kept."
+            )
+        if workers and self.waited > self._limit:
+            raise RunError(
+                f"{self._in_flight()} and all others were not finished for {minutes:.0f} min although {len(workers)}"
+                " workers are there, most likely because a file system does not answer; look after it, then go on with"
+                " `voxcaliper resume`, finished blocks are kept."
+            )
+
+
+def _as_they_end(queue: Any, patience: _Patience) -> Iterator[Any]:
+    """The futures of a queue as they end, for as long as patience lasts."""
+    while not queue.is_empty():
+        while not queue.has_ready():
+            begin = time.monotonic()
+            with queue.thread_condition:
+                queue.thread_condition.wait(POLL_SECONDS)
+            patience.wait(time.monotonic() - begin)
+        patience.waited = 0.0
+        yield next(queue)
 
 
 def run_stage(
@@ -280,6 +355,7 @@ def run_stage(
     nonce = uuid.uuid4().hex
     handed_out: dict[Any, range] = {}
     queue = as_completed()
+    patience = _Patience(stage, crew, lambda: _in_flight(stage, job, next(iter(handed_out.values()))))
 
     def hand_out() -> None:
         while len(backlog) and len(handed_out) < max(4, BATCHES_PER_THREAD * crew.threads):
@@ -296,7 +372,7 @@ def run_stage(
     tell()
     try:
         hand_out()
-        for future in queue:
+        for future in _as_they_end(queue, patience):
             blocks = handed_out[future.key]
             batch: Batch = _result(future, partial(_in_flight, stage, job, blocks))
             del handed_out[future.key]

@@ -55,6 +55,7 @@ from workflows.options import (
     voxel_size_of,
     warn_of,
 )
+from workflows.outlet import drain
 from workflows.progress import reporter
 from workflows.run_folder import RunFolder
 
@@ -145,6 +146,7 @@ def resume(
 ) -> None:  # fmt: skip
     """Go on with a run that was stopped: finished blocks are kept."""
     from workflows.run_folder import open_run_folder, tidy
+    from workflows.run_state import sweep
 
     folder = open_run_folder(run)
     if restart and requeue:
@@ -153,6 +155,7 @@ def resume(
         )
     if folder.is_complete and not restart:
         tidy(folder)
+        sweep(folder)
         say(f"{run} is complete already; its report is {folder.report}")
         return
     workers_of = profile_of(profile, workers, scheduler, unencrypted=unencrypted)
@@ -373,23 +376,21 @@ def main() -> None:
     try:
         app()
     except VoxcaliperError as error:
-        print(f"voxcaliper: {error}", file=sys.stderr)
+        say(f"voxcaliper: {error}")
         sys.exit(BUSY if isinstance(error, LockedError) else 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"voxcaliper: {where}{error.strerror or error}; make room or mend it, then start or resume the run.",
-            file=sys.stderr,
-        )
+        say(f"voxcaliper: {where}{error.strerror or error}; make room or mend it, then start or resume the run.")
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print(
+            say(
                 "voxcaliper: interrupted; go on with `voxcaliper resume` on the run folder, a release with"
-                " `voxcaliper atlas run`.",
-                file=sys.stderr,
+                " `voxcaliper atlas run`."
             )
         raise
+    finally:
+        drain()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pipeline.volume.writing import Multiscale, create_multiscale
 from workflows.comparison_content import slices_of
 from workflows.config import ComparisonConfig, ThicknessConfig
 from workflows.lookalikes import lookalikes
+from workflows.options import shown
 from workflows.phantom import Phantom, vascular_phantom
 from workflows.progress import Reporter, reporter
 from workflows.run_comparison import execute_comparison, start_comparison
@@ -60,7 +61,7 @@ def demonstrate(
     regions = write_phantom(phantom, folder / "regions.ome.zarr", regions=True)
     config = ThicknessConfig(mask=str(mask.path), regions=str(regions.path))
     with open_cluster(LocalProfile(workers=workers), device=config.device) as (client, offer):
-        say(f"dashboard {client.dashboard_link}")
+        say(f"dashboard {shown(client.dashboard_link)}")
         run, job = start(config, folder / "run", offer)
         with run.locked(), reporter(quiet=quiet) as progress:
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -17,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
 from pipeline.volume.opening import Volume
 from workflows.config import BoxChoice
+from workflows.outlet import standard_error
 
 
 def numbers(text: str, *, name: str, counts: tuple[int, ...]) -> tuple[float, ...]:
@@ -98,7 +100,7 @@ ProfileOption = Annotated[
     Path | None, typer.Option("--profile", help="TOML file that says where workers run; see `voxcaliper cluster`.")
 ]
 UnencryptedOption = Annotated[
-    bool, typer.Option("--unencrypted", help="Take a scheduler of another machine although it is not encrypted.")
+    bool, typer.Option("--unencrypted", help="Take a scheduler although it is not encrypted.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where the kernels run: auto (GPU where there is one), cpu or gpu.")]
 RestartOption = Annotated[
@@ -152,7 +154,7 @@ def box_of(text: str | None) -> BoxChoice | None:
 def say(text: str, *, quiet: bool = False) -> None:
     """To standard error, where answers do not go."""
     if not quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=standard_error(), flush=True)
 
 
 def warn_of(volumes: Iterable[Volume]) -> None:
@@ -165,4 +167,11 @@ def introduce(client: Client, offer: Workers, *, quiet: bool) -> None:
     """Where the kernels run, and where to watch."""
     cards = ", ".join(sorted({card.name for card in offer.cards}))
     say(f"device    {f'GPU ({len(offer.cards)} × {cards})' if cards else 'CPU'}", quiet=quiet)
-    say(f"dashboard {client.dashboard_link}", quiet=quiet)
+    say(f"dashboard {shown(client.dashboard_link)}", quiet=quiet)
+
+
+def shown(dashboard: str) -> str:
+    """The address of a dashboard for a terminal; a log, which others may read, does not get one with a token."""
+    if sys.stderr.isatty() or urlsplit(dashboard).path.count("/") < 2:
+        return dashboard
+    return f"{urlsplit(dashboard).netloc}, its whole address: `voxcaliper status`"

@@ -5,7 +5,6 @@ Every step tells how far its stage is and, where the plan of the run is known, h
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.engine import Progress as Step
+from workflows.outlet import standard_error
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -142,5 +142,6 @@ def reporter(*, quiet: bool) -> Reporter:
     """The reporter that suits where the output goes."""
     if quiet:
         return QuietReporter()
-    console = Console(stderr=True)
-    return TerminalReporter(console) if console.is_terminal else LineReporter(sys.stderr)
+    stream = standard_error()
+    console = Console(file=stream, stderr=True)
+    return TerminalReporter(console) if console.is_terminal else LineReporter(stream)

@@ -132,7 +132,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     began, said = (datetime.fromisoformat(process[key]).astimezone() for key in ("began", "said"))
     yield f"process     {process['process']} on {process['host']}, since {began:%c}, heard of at {said:%c}"
     if process["dashboard"] and status["state"] == "running":
-        yield f"dashboard   {process['dashboard']}"
+        yield f"dashboard   {process['dashboard']}  (for you alone: who knows it can look)"
         yield f"page        {process['page']}"
         if process["forwarding"] and process["host"] != socket.gethostname():
             yield f"            first: {process['forwarding']}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ tr.at-work { background: #eef4fb; font-weight: 600; } nav a { margin-right: 1rem
 """
 
 
-def address_of(run: Path) -> str:
-    """Where the page of a run is, below the address of a dashboard that other runs may share."""
-    return f"/run/{hashlib.sha256(str(run).encode()).hexdigest()[:8]}"
+def new_address() -> str:
+    """Where the page of a run shall be, relative to a dashboard that other runs may share; nobody can guess it."""
+    return f"run/{secrets.token_urlsafe(16)}"
 
 
 def status_page(run: Path) -> str:
@@ -34,7 +34,8 @@ def status_page(run: Path) -> str:
     process = found["process"] or {}
     workers = f"{process['workers']} workers, {process['retries']} batches lost with one" if process else ""
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(run.name)} – voxcaliper</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="referrer" content="no-referrer">
+<title>{escape(run.name)} – voxcaliper</title>
 <meta http-equiv="refresh" content="{SECONDS_BETWEEN_LOOKS}"><style>{STYLE}</style></head><body>
 <h1>{escape(run.name)} ({escape(found["workflow"])})</h1>
 <p id="state">{escape(meaning(found))}</p>
@@ -42,8 +43,8 @@ def status_page(run: Path) -> str:
 <table><thead><tr><th>stage</th><th></th><th>blocks</th><th>of</th><th>blocks/s</th><th>seconds</th></tr></thead>
 <tbody>{rows}</tbody></table>
 <p>{escape(workers)}</p>
-<nav>Dask: <a href="/status">status</a><a href="/tasks">tasks</a><a href="/workers">workers</a><a
- href="/profile">profile</a></nav>
+<nav>Dask: <a href="../status">status</a><a href="../tasks">tasks</a><a href="../workers">workers</a><a
+ href="../profile">profile</a></nav>
 <p>{escape(str(run))}</p></body></html>"""
 
 

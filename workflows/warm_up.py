@@ -6,6 +6,7 @@ run on a machine takes some twenty seconds here, every later one less than a sec
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from pipeline.comparison import ComparisonJob
 from pipeline.engine import Client, perform, run_alone
+from pipeline.errors import StorageError
 from pipeline.geometry import BlockGrid, VoxelSize
 from pipeline.job import ThicknessJob, ledger_of
 from pipeline.volume.foreground import Foreground
@@ -23,6 +25,7 @@ from pipeline.volume.writing import create_multiscale
 from workflows import measure_thickness
 from workflows.stages import Conclusion, resource
 
+PREFIX = "warm-up-"
 SHAPE = (12, 12, 24)
 BLOCK_SHAPE = (12, 12, 12)
 WIDE = VoxelSize((1.0, 1.0, 1.0001))
@@ -30,8 +33,15 @@ WIDE = VoxelSize((1.0, 1.0, 1.0001))
 
 
 def warm_up(client: Client, job: ThicknessJob | ComparisonJob) -> None:
-    """Compile what the job needs, on one worker."""
+    """Compile what the job needs, on one worker. What killed ones leave in the run folder is swept."""
+    _sweep(job)
     run_alone(client, "compile-kernels", compile_kernels, job, resource=resource(job.device, kernels=True))
+    _sweep(job)
+
+
+def _sweep(job: ThicknessJob | ComparisonJob) -> None:
+    for left in job.ledger.folder.parent.glob(f"{PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 _WARM: set[tuple[object, ...]] = set()
@@ -39,23 +49,40 @@ _WARM: set[tuple[object, ...]] = set()
 
 
 def compile_kernels(job: ThicknessJob | ComparisonJob) -> None:
-    """Measure or compare balls in two blocks with the job's types, in a temporary folder."""
+    """Measure or compare balls in two blocks with the job's types, in a folder of its own beside the ledger.
+
+    Raises StorageError where that cannot be.
+    """
     kind = _kind_of_comparison(job) if isinstance(job, ComparisonJob) else _kind_of_thickness(job)
     if kind in _WARM:
         return
-    with TemporaryDirectory(prefix="voxcaliper-") as name:
-        if isinstance(job, ComparisonJob):
-            from workflows import compare_segmentations  # it needs numba, which thickness on GPUs does without
-
-            for pair in _tiny_comparisons(job, Path(name)):
-                compare_segmentations.create_maps(pair)
-                finish(pair)
-        else:
-            ball = _tiny_thickness(job, Path(name))
-            if ball.map is not None:
-                measure_thickness.create_map(ball)
-            finish(ball)
+    run = job.ledger.folder.parent
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=PREFIX, dir=run) as name:
+            _measure_balls(job, Path(name))
+    except (OSError, StorageError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        said = cause.strerror if isinstance(cause, OSError) else cause
+        raise StorageError(
+            f"The kernels could not be tried in {run}: {said}; make room or mend it, and go on with `voxcaliper resume"
+            f" {run}`, finished blocks are kept."
+        ) from error
     _WARM.add(kind)
+
+
+def _measure_balls(job: ThicknessJob | ComparisonJob, folder: Path) -> None:
+    if isinstance(job, ComparisonJob):
+        from workflows import compare_segmentations  # it needs numba, which thickness on GPUs does without
+
+        for pair in _tiny_comparisons(job, folder):
+            compare_segmentations.create_maps(pair)
+            finish(pair)
+    else:
+        ball = _tiny_thickness(job, folder)
+        if ball.map is not None:
+            measure_thickness.create_map(ball)
+        finish(ball)
 
 
 def finish(job: ThicknessJob | ComparisonJob) -> None:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from cluster.local import Workers
 from cluster.observed import dashboard_of, excused, forwarding, observe, reported, show_page
@@ -27,8 +28,8 @@ from pipeline.files import whole_file, write_whole
 from pipeline.job import ledger_of
 from workflows.estimate import estimate, states_of
 from workflows.run_folder import RunFolder
-from workflows.run_state import SECONDS_BETWEEN_BEATS, RunState
-from workflows.status_page import address_of, status_page
+from workflows.run_state import PRIVATE, SECONDS_BETWEEN_BEATS, RunState, forget_addresses, write_addresses
+from workflows.status_page import new_address, status_page
 
 
 class Watch:
@@ -49,7 +50,7 @@ class Watch:
         host, now, dashboard, page = socket.gethostname(), datetime.now(UTC), "", ""
         with excused("no page of the run beside the dashboard", log.warning):
             dashboard = dashboard_of(client)
-            page = show_page(client, address_of(run.path), partial(status_page, run.path))
+            page = show_page(client, new_address(), partial(status_page, run.path))
         self._state = RunState(
             process=os.getpid(), host=host, began=now, said=now, workers=workers.count, threads=workers.threads,
             where=workers.description, device=workers.device, dashboard=dashboard, page=page,
@@ -66,7 +67,8 @@ class Watch:
 
     def begin(self) -> None:
         """From now on status.json is kept fresh."""
-        self.log.info("dashboard %s, page %s", self._state.dashboard or "none", self._state.page or "none")
+        self.log.info("dashboard %s", urlsplit(self._state.dashboard).netloc or "none")
+        write_addresses(self._run, self._state)
         self._write()
         self._thread.start()
 
@@ -87,6 +89,7 @@ class Watch:
         self._thread.join(SECONDS_BETWEEN_BEATS)  # it may wait for a scheduler that is no more
         found = self._found() if state == "complete" else {}
         self._write(state=state, sentence=sentence, **found)
+        forget_addresses(self._run)
 
     def _beat(self) -> None:
         while not self._end.wait(SECONDS_BETWEEN_BEATS):
@@ -110,7 +113,7 @@ class Watch:
                 changes |= {"stage": self._at.stage, "stage_seconds": self._at.seconds, "stage_found": self._at.found}
             self._state = self._state.model_copy(update={"said": datetime.now(UTC), **changes})
             with whole_file(self._run.status, flush=False) as file:
-                file.write(self._state.model_dump_json(indent=2).encode())
+                file.write(self._state.model_dump_json(indent=2, exclude=set(PRIVATE)).encode())
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def call(*arguments: object) -> Finished:
 @pytest.fixture(scope="session")
 def released(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Released:
     atlas = Atlas(
-        tmp_path_factory.mktemp("released"), call, f'kind = "scheduler"\naddress = "{scheduler}"\n',
+        tmp_path_factory.mktemp("released"), call, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n',
         head={"name": "Test & organs"},
     )  # fmt: skip
     regions = np.ones(SHAPE, np.uint8)

@@ -137,7 +137,7 @@ def test_a_missing_or_damaged_catalogue_is_named(released: Released, tmp_path: P
 def test_an_entry_made_in_a_release_between_says_why_and_what_changed(
     here: Command, scheduler: str, tmp_path: Path
 ) -> None:
-    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n')
     for seed, name in enumerate(("one", "two")):
         atlas.add(name, labels(seed), workflows=["statistics"])
     identifiers = []

@@ -13,7 +13,9 @@ from tests.workflows.runs import ROOT
 
 
 def test_killed_before_every_change_on_disk(here: Command, scheduler: str, tmp_path: Path) -> None:
-    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n', head={"keep": 1})
+    atlas = Atlas(
+        tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n', head={"keep": 1}
+    )
     for seed, name in enumerate(("one", "two")):
         atlas.add(name, labels(seed), workflows=["statistics"])
     assert atlas.run().code == 0

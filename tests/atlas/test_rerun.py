@@ -24,7 +24,7 @@ DOZEN = {
 
 @pytest.fixture
 def atlas(here: Command, scheduler: str, tmp_path: Path) -> Atlas:
-    return Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+    return Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n')
 
 
 def describe_otherwise(volume: Path) -> None:
@@ -287,7 +287,7 @@ def test_an_entry_whose_folder_cannot_be_read_fails_alone(atlas: Atlas) -> None:
 def test_workers_that_nobody_finds_are_no_fault_of_the_entries(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.running.CONNECT_SECONDS", 1)
     atlas.add("one", labels(1), workflows=["statistics"])
-    atlas.profile = 'kind = "scheduler"\naddress = "tcp://127.0.0.1:9"\n'
+    atlas.profile = 'kind = "scheduler"\naddress = "tcp://127.0.0.1:9"\nunencrypted = true\n'
     assert "127.0.0.1:9" in atlas.run().failure()
     assert not (atlas.root / "releases").exists()
 

@@ -33,7 +33,7 @@ def _read(folder: int, name: str) -> str:
 
 
 def test_a_reader_never_sees_half_a_result(here: Command, scheduler: str, tmp_path: Path) -> None:
-    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n')
     atlas.add("one", labels(1), workflows=["statistics"])
     assert atlas.run().code == 0
     folder = Root(atlas.root).entry("one", "statistics")
@@ -80,7 +80,7 @@ def test_a_reader_never_sees_half_a_result(here: Command, scheduler: str, tmp_pa
 
 
 def test_what_a_kill_left_is_finished_or_removed(here: Command, scheduler: str, tmp_path: Path) -> None:
-    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n')
     atlas.add("one", labels(1), workflows=["statistics"])
     assert atlas.run().code == 0
     entry = atlas.entry("one/statistics")
@@ -117,7 +117,7 @@ def test_identifiers_go_on_when_the_clock_goes_back(tmp_path: Path) -> None:
 def test_a_file_system_without_locks_is_refused(
     here: Command, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n')
     atlas.add("one", labels(1), workflows=["statistics"])
 
     def flock(_file: object, _how: int) -> None:

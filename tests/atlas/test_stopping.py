@@ -25,7 +25,7 @@ BLOCKS = 3**3
 @pytest.fixture
 def atlas(here: Command, scheduler: str, tmp_path: Path) -> Atlas:
     """Three entries, of which the second one takes some seconds."""
-    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n')
+    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n')
     atlas.add("first", labels(1), workflows=["statistics"])
     atlas.add("second", labels(2, SHAPE), block_shape=16, keep_scratch=True)
     atlas.add("third", labels(3), workflows=["statistics"])
@@ -71,7 +71,7 @@ def test_killed_in_the_middle_and_run_again(atlas: Atlas) -> None:
     assert atlas.status()["state"] == "complete"
 
     alone = atlas.folder / "alone"
-    options = ("--block-shape", 16, "--scheduler", atlas.profile.split('"')[3], "--quiet")
+    options = ("--block-shape", 16, "--scheduler", atlas.profile.split('"')[3], "--unencrypted", "--quiet")
     assert atlas.call("thickness", atlas.volume("second"), "--run", alone, *options).code == 0
     assert results(atlas.entry("second/thickness") / "current") == results(alone)
 

@@ -51,14 +51,14 @@ def test_local_workers() -> None:
 
 def test_a_running_cluster(tmp_path: Path) -> None:
     with started_scheduler(tmp_path, workers=2) as processes:
-        with open_cluster(SchedulerProfile(address=processes.address)) as (client, offer):
+        with open_cluster(SchedulerProfile(address=processes.address, unencrypted=True)) as (client, offer):
             assert (offer.count, offer.threads, offer.description) == (2, 2, processes.address)
             assert 0 < offer.memory_bytes <= MEMORY_LIMIT
             assert client.submit(lambda: sys.executable).result() == sys.executable
-        with open_cluster(SchedulerProfile(address=processes.address)) as (_, again):
+        with open_cluster(SchedulerProfile(address=processes.address, unencrypted=True)) as (_, again):
             assert again == offer, "a running cluster goes on without us"
         processes.workers.terminate()
         processes.workers.wait()
         refused = pytest.raises(RunError, match=f"at {processes.address} has no workers; start some with")
-        with refused, open_cluster(SchedulerProfile(address=processes.address)):
+        with refused, open_cluster(SchedulerProfile(address=processes.address, unencrypted=True)):
             pass

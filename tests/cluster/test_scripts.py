@@ -42,7 +42,7 @@ else echo "voxcaliper: warning: VOXCALIPER_CACHE is left out, because a variable
 export VOXCALIPER_CACHE_SIZE="21474836480"
 exec python3 -m distributed.cli.dask_worker tls://DRIVER:PORT --name {NAME}-N --nthreads 1\
  --memory-limit 1932735283 --nworkers 4 --nanny --death-timeout 120 --local-directory "$TMPDIR"\
- --lifetime 3000s --lifetime-stagger 200s --no-dashboard --dashboard-address 127.0.0.1:0 --interface ib0\
+ --lifetime 3000s --lifetime-stagger 200s --worker-class cluster.closed.ClosedWorker --no-dashboard --interface ib0\
  --protocol tls --tls-ca-file '/data/a run/jobs/credentials-NEW/ca.pem'\
  --tls-cert '/data/a run/jobs/credentials-NEW/certificate.pem' --tls-key '/data/a run/jobs/credentials-NEW/key.pem'
 """

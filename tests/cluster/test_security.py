@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
@@ -22,7 +23,9 @@ from cluster.open import open_cluster
 from cluster.profile import SchedulerProfile, SlurmProfile
 from cluster.security import address_of, is_here, security_for, temporary_credentials
 from cluster.slurm import SlurmJobs, WorkerJob
+from cluster.watch import Watch
 from pipeline.errors import InputError, RunError, StorageError
+from tests.cluster.test_closed import as_root, listening, tried
 from tests.workflows.runs import environment
 
 PROFILE = SlurmProfile.model_validate(
@@ -120,18 +123,57 @@ def test_no_key_is_in_a_script_a_log_or_a_command_line(started: Started) -> None
 def test_ports_bind_where_stated(started: Started) -> None:
     """With interface = "lo": the scheduler, its dashboard, nanny and worker on 127.0.0.1, and nowhere else."""
     worker = psutil.Process(started.worker.pid)
-    bound = {
+    bound = [
         connection.laddr.ip
         for process in [worker, *worker.children(recursive=True)]
         for connection in process.net_connections()
         if connection.status == psutil.CONN_LISTEN
-    }
-    assert bound == {"127.0.0.1"}
+    ]
+    assert bound == ["127.0.0.1"] * 2, "a nanny and a worker, and no web server"
     scheduler = started.cluster.scheduler
     ports = {int(started.address.rsplit(":", 1)[1]), scheduler.http_server.port}
     listening = [c.laddr for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
     assert ports <= {address.port for address in listening}
     assert {address.ip for address in listening if address.port in ports} == {"127.0.0.1"}
+
+
+@as_root
+def test_another_user_gets_nothing_of_a_cluster(started: Started) -> None:
+    worker = psutil.Process(started.worker.pid)
+    family = [worker, *worker.children(recursive=True)]
+    scheduler = started.cluster.scheduler
+    own = {int(started.address.rsplit(":", 1)[1]), scheduler.http_server.port}
+    (folder,) = started.folder.glob("credentials-*")
+    found = tried(
+        ports=sorted(listening(family) | own), web_ports=[scheduler.http_server.port],
+        processes=[process.pid for process in family], folders=[str(started.folder)],
+        secrets=[scheduler.token, (folder / "key.pem").read_text().splitlines()[2]],
+    )  # fmt: skip
+    assert len(found["shaken"]) == 4, "scheduler, its pages, nanny, worker"
+    assert [address for address, answer in found["asked"].items() if not str(answer).startswith("refused: ")] == []
+    assert set(found["requested"].values()) == {404}
+    assert "open" not in found["shaken"].values()
+    assert found["secrets"] == []
+
+
+def test_a_worker_that_does_not_answer_is_replaced(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its nanny, in the same job, ends it and starts another."""
+    monkeypatch.setattr("cluster.watch.SILENT_SECONDS", 3.0)
+    said: list[str] = []
+    watch = Watch(started.cluster, 1, said.append)
+    with Client(started.address, security=started.credentials, timeout=10) as client:
+        ((address, frozen),) = client.run(os.getpid).items()
+        psutil.Process(frozen).suspend()
+        limit = time.monotonic() + 120
+        while address in started.cluster.scheduler.workers or not started.cluster.scheduler.workers:
+            assert time.monotonic() < limit
+            started.cluster.sync(watch._end_silent, 0.5)
+            time.sleep(0.5)
+        assert frozen not in client.run(os.getpid).values()
+    assert not psutil.pid_exists(frozen)
+    assert len(said) == 1
+    assert "it did not answer for" in said[0]
+    assert watch.counts["lost"] == 1
 
 
 def test_credentials_go_with_their_cluster(tmp_path: Path) -> None:
@@ -160,7 +202,14 @@ def test_what_is_on_this_machine(address: str, here: bool) -> None:
 
 def test_an_unencrypted_scheduler_elsewhere_has_to_be_meant() -> None:
     address = "tcp://192.0.2.7:8786"
-    with pytest.raises(InputError, match=re.escape(f"{address} is on another machine and not encrypted")):
+    with pytest.raises(InputError, match=re.escape(f"{address} is not encrypted, so anyone on the way to it can")):
+        security_for(SchedulerProfile(address=address))
+    assert security_for(SchedulerProfile(address=address, unencrypted=True)) is None
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "localhost:8786", "ws://[::1]:8786"])
+def test_an_unencrypted_scheduler_here_has_to_be_meant(address: str) -> None:
+    with pytest.raises(InputError, match="is not encrypted, so every user of this machine can read everything and run"):
         security_for(SchedulerProfile(address=address))
     assert security_for(SchedulerProfile(address=address, unencrypted=True)) is None
 
@@ -171,7 +220,9 @@ def test_an_unencrypted_scheduler_that_is_meant_brings_a_warning(monkeypatch: py
     profile = SchedulerProfile(address="tcp://127.0.0.1:9", unencrypted=True)
     with pytest.raises(RunError, match="No Dask scheduler answers"), open_cluster(profile, say=said.append):
         pass
-    assert said == ["warning: the connection to tcp://127.0.0.1:9 is not encrypted; anyone on the way can run code"]
+    assert said == [
+        "warning: the connection to tcp://127.0.0.1:9 is not encrypted; every user of this machine can run code"
+    ]
 
 
 def test_a_tls_scheduler_needs_credentials(tmp_path: Path) -> None:

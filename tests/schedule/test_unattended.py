@@ -41,7 +41,9 @@ def atlas(here: Command, scheduler: str, tmp_path: Path) -> Atlas:
     """A release of one mask that tells of failures into a file beside the manifest, where telling fails, too."""
     folder = tmp_path / "it's an atlas, 100%"
     folder.mkdir()
-    made = Atlas(folder, here, f'kind = "scheduler"\naddress = "{scheduler}"\n', head={"on_failure": TELL})
+    made = Atlas(
+        folder, here, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n', head={"on_failure": TELL}
+    )
     made.add("one", labels(1), workflows=["statistics"])
     made.write()
     return made

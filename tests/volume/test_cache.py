@@ -206,7 +206,7 @@ def test_a_profile_says_where_it_is(
         workers = "workers = 1"
         if kind == "scheduler":
             running = stack.enter_context(started_scheduler(tmp_path / "scheduler", workers=1))
-            workers = f'address = "{running.address}"'
+            workers = f'address = "{running.address}"\nunencrypted = true'
         profile = tmp_path / "profile.toml"
         profile.write_text(f'kind = "{kind}"\n{workers}\ncache = "$CACHES/of-it"\ncache_size = "1 GiB"\n')
         done = voxcaliper(

@@ -94,7 +94,7 @@ def plain(world: World, here: Callable[..., Finished]) -> Callable[[float], dict
         if not run.exists():
             done = here(
                 "thickness", world.folder / "plain.zarr", "--run", run, "--voxel-size-um", um,
-                "--scheduler", world.scheduler, "--quiet", *THRESHOLD,
+                "--scheduler", world.scheduler, "--unencrypted", "--quiet", *THRESHOLD,
             )  # fmt: skip
             assert done.code == 0, done
         return dict(json.loads((run / "statistics.json").read_text()))
@@ -124,7 +124,17 @@ def test_the_same_statistics(
     location = world.address(layout.replace(" ", "-"), where)
     run = tmp_path / "run"
     done = here(
-        "thickness", location, "--level", LEVEL, "--run", run, "--scheduler", world.scheduler, "--quiet", *THRESHOLD
+        "thickness",
+        location,
+        "--level",
+        LEVEL,
+        "--run",
+        run,
+        "--scheduler",
+        world.scheduler,
+        "--unencrypted",
+        "--quiet",
+        *THRESHOLD,
     )
     assert done.code == 0, done
     assert json.loads((run / "statistics.json").read_text()) == plain(SIZES.get(layout, UM))

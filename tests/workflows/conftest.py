@@ -77,7 +77,7 @@ def measure(here: Command, scheduler: str) -> Command:
     """`voxcaliper thickness MASK --run RUN …` on the running cluster."""
 
     def call(mask: Path, run: Path, *options: object) -> Finished:
-        return here("thickness", mask, "--run", run, "--scheduler", scheduler, "--quiet", *options)
+        return here("thickness", mask, "--run", run, "--scheduler", scheduler, "--unencrypted", "--quiet", *options)
 
     return call
 

@@ -84,9 +84,12 @@ class Running:
         return [parent, *parent.children(recursive=True)]
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes, without the helpers of multiprocessing."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        """The worker processes."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that was killed may still be seen
+                found += [child] if "cluster.worker" in child.cmdline() else []
+        return found
 
     def finished(self) -> Finished:
         """Wait for the end of the command."""

@@ -27,7 +27,7 @@ def test_commands_take_a_channel(tmp_path: Path, here: Command, scheduler: str) 
     np.testing.assert_array_equal(converted.read(converted.box), mask[1, 1])
     single = tmp_path / "o.ome.zarr"
     assert "has not several channels" in here("info", single, "--channel", 0).failure()
-    common = ("--scheduler", scheduler, "-q")
+    common = ("--scheduler", scheduler, "--unencrypted", "-q")
     runs = {}
     for name, source, options in (("of", image, chosen), ("from", single, ())):
         assert here("thickness", source, "--run", tmp_path / name, *options, *common).code == 0

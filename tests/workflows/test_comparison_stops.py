@@ -51,7 +51,7 @@ def arguments(volumes: tuple[Path, Path, Path], run: Path) -> tuple[object, ...]
 def whole(volumes: tuple[Path, Path, Path], scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete comparison with all its intermediate files."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    done = voxcaliper(run.parent, *arguments(volumes, run), "--keep-scratch", "--scheduler", scheduler)
+    done = voxcaliper(run.parent, *arguments(volumes, run), "--keep-scratch", "--scheduler", scheduler, "--unencrypted")
     assert (done.code, done.err) == (0, ""), done
     assert {path.name for path in (run / "ledger").iterdir() if path.is_dir()} == set(STAGES)
     return run
@@ -73,7 +73,7 @@ def stopped(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def go_on(here: Command, scheduler: str) -> Command:
     def call(run: Path, *options: str) -> Finished:
-        return here("resume", run, "--scheduler", scheduler, "--quiet", *options)
+        return here("resume", run, "--scheduler", scheduler, "--unencrypted", "--quiet", *options)
 
     return call
 
@@ -241,7 +241,7 @@ def test_a_damaged_volume(
     content = chunk.read_bytes()
     chunk.write_bytes(content[:-5])
     run = tmp_path / "run"
-    message = here(*arguments((reference, path, image), run), "--scheduler", scheduler).failure()
+    message = here(*arguments((reference, path, image), run), "--scheduler", scheduler, "--unencrypted").failure()
     assert str(path) in message
     assert "c/1/0/1" in message
     assert receipts(run, "overlap")
@@ -257,7 +257,7 @@ def test_a_full_disk(
 ) -> None:  # fmt: skip
     disk.resize(kibibytes)
     run = disk.path / "run"
-    start = (*arguments(volumes, run), "--keep-scratch", "--scheduler", scheduler)
+    start = (*arguments(volumes, run), "--keep-scratch", "--scheduler", scheduler, "--unencrypted")
     message = here(*start).failure()
     assert "full" in message or "No space left" in message
     assert "make room" in message or "choose another place" in message

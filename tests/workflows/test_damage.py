@@ -19,7 +19,7 @@ from tests.workflows.runs import STAGES, Finished, flip, receipts, reseal, resul
 def whole(mask: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run with all its intermediate files."""
     folder = tmp_path_factory.mktemp("whole")
-    options = ("--block-shape", "16", "--keep-scratch", "--scheduler", scheduler, "--quiet")
+    options = ("--block-shape", "16", "--keep-scratch", "--scheduler", scheduler, "--unencrypted", "--quiet")
     done = voxcaliper(folder, "thickness", mask, "--run", folder / "run", *options)
     assert done.code == 0, done
     return folder / "run"
@@ -28,7 +28,7 @@ def whole(mask: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def go_on(here: Command, scheduler: str) -> Command:
     def call(run: Path, *options: str) -> Finished:
-        return here("resume", run, "--scheduler", scheduler, "--quiet", *options)
+        return here("resume", run, "--scheduler", scheduler, "--unencrypted", "--quiet", *options)
 
     return call
 
@@ -255,7 +255,17 @@ def test_a_full_disk(mask: Path, whole: Path, scheduler: str, disk: Disk, tmp_pa
     disk.resize(kibibytes)
     run = disk.path / "run"
     done = voxcaliper(
-        tmp_path, "thickness", mask, "--run", run, "--block-shape", "16", "--scheduler", scheduler, "--quiet"
+        tmp_path,
+        "thickness",
+        mask,
+        "--run",
+        run,
+        "--block-shape",
+        "16",
+        "--scheduler",
+        scheduler,
+        "--unencrypted",
+        "--quiet",
     )
     message = done.failure()
     assert "full" in message or "No space left" in message
@@ -264,10 +274,20 @@ def test_a_full_disk(mask: Path, whole: Path, scheduler: str, disk: Disk, tmp_pa
     finished = {stage: receipts(run, stage) for stage in STAGES}
     disk.resize(64 * 1024)
     if (run / "run.json").exists():
-        done = voxcaliper(tmp_path, "resume", run, "--scheduler", scheduler, "--quiet")
+        done = voxcaliper(tmp_path, "resume", run, "--scheduler", scheduler, "--unencrypted", "--quiet")
     else:
         done = voxcaliper(
-            tmp_path, "thickness", mask, "--run", run, "--block-shape", "16", "--scheduler", scheduler, "--quiet"
+            tmp_path,
+            "thickness",
+            mask,
+            "--run",
+            run,
+            "--block-shape",
+            "16",
+            "--scheduler",
+            scheduler,
+            "--unencrypted",
+            "--quiet",
         )
     assert (done.code, done.err) == (0, ""), done
     assert results(run) == results(whole)

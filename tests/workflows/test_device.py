@@ -15,7 +15,8 @@ import zarr
 from distributed import Client
 
 from cluster.cards import Card, local_cards
-from cluster.local import CARD_THREADS, Workers, _LocalWorkers, default_workers
+from cluster.local import CARD_THREADS, Workers, default_workers
+from cluster.processes import local_workers
 from pipeline import device
 from pipeline.errors import DeviceMemoryError, InputError, PlanError
 from pipeline.memory import POOL_SHARE, card_bytes
@@ -101,10 +102,9 @@ def test_one_worker_per_card() -> None:
     assert default_workers(None, "cpu").device == "cpu"
 
 
-def test_each_worker_sees_its_card_alone() -> None:
+def test_each_worker_sees_its_card_alone(tmp_path: Path) -> None:
     cards = tuple(Card(f"GPU-{n}", "A card", GIB, GIB) for n in range(2))
-    cluster = _LocalWorkers(cards, n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
-    with cluster, Client(cluster) as client:
+    with local_workers(Workers(2, 2, GIB, "this machine", cards), tmp_path, print) as client:
         seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
     assert sorted(seen.values()) == ["GPU-0", "GPU-1"]
 

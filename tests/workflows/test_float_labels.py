@@ -48,7 +48,19 @@ def test_compare(tmp_path: Path, here: Command, scheduler: str, kind: str) -> No
             for name, labels, of in zip("rp", (LABELS, OTHER), kinds, strict=True)
         ]
         run = tmp_path / str(number) / "run"
-        done = here("compare", *files, "--run", run, *SIZE, "--scheduler", scheduler, "--quiet", "--block-shape", "11")
+        done = here(
+            "compare",
+            *files,
+            "--run",
+            run,
+            *SIZE,
+            "--scheduler",
+            scheduler,
+            "--unencrypted",
+            "--quiet",
+            "--block-shape",
+            "11",
+        )
         assert done.code == 0, done
         found.append(json.loads((run / "comparison.json").read_text("utf-8")))
     assert found[0]["labels"].keys() == {"1", "2"}
@@ -61,7 +73,7 @@ def test_statistics_and_detect(tmp_path: Path, here: Command, scheduler: str, co
     for kind in ("npy uint8", "nii float32", "tif float64"):
         run = tmp_path / kind
         file = stored(tmp_path, "l", LABELS, kind)
-        done = here(command, file, "--run", run, *SIZE, "--scheduler", scheduler, "--quiet")
+        done = here(command, file, "--run", run, *SIZE, "--scheduler", scheduler, "--unencrypted", "--quiet")
         assert done.code == 0, done
         text = (run / ("statistics.json" if command == "statistics" else "detections.csv")).read_text("utf-8")
         results.append(text.replace(str(file), "l"))
@@ -105,7 +117,7 @@ def test_what_is_no_label_is_named_with_its_place(
     values = LABELS.astype("f8")
     values[3, 4, 5:] = wrong
     file, whole = stored(tmp_path, "wrong", values, "tif float64"), stored(tmp_path, "l", LABELS, "npy uint8")
-    ran = ("--run", tmp_path / "run", "--scheduler", scheduler)
+    ran = ("--run", tmp_path / "run", "--scheduler", scheduler, "--unencrypted")
     arguments: dict[str, tuple[Any, ...]] = {
         "compare": ("compare", whole, file, *ran),
         "statistics": ("statistics", file, *ran),

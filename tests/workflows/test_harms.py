@@ -42,7 +42,17 @@ def runs(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             run = folder / workflow / str(number)
             read = [volumes[number], volumes[2]] if workflow == "compare" else [volumes[number]]
             with pytest.MonkeyPatch.context() as patch:
-                command = ["voxcaliper", workflow, *read, "--run", run, *OPTIONS, "--scheduler", scheduler]
+                command = [
+                    "voxcaliper",
+                    workflow,
+                    *read,
+                    "--run",
+                    run,
+                    *OPTIONS,
+                    "--scheduler",
+                    scheduler,
+                    "--unencrypted",
+                ]
                 patch.setattr(sys, "argv", [str(word) for word in command])
                 with contextlib.suppress(SystemExit):
                     main()
@@ -154,7 +164,7 @@ def test_harms_to_a_stopped_run_are_made_good(
         if name not in SEALED and (run / victim).exists()
     ]
     assert sum(harmed) > (len(harmed) // 2 if what == "foreign" else len(harmed) - 4)
-    done = here("resume", run, "--scheduler", scheduler, "--quiet")
+    done = here("resume", run, "--scheduler", scheduler, "--unencrypted", "--quiet")
     assert done.code == 0, done
     assert results(run, RESULTS[workflow]) == results(whole, RESULTS[workflow])
     assert _whole_but_for_scratch(here("verify", run))
@@ -170,7 +180,7 @@ def test_harms_to_what_a_stopped_run_was_asked_are_told(
     whole, other = runs["thickness"]
     run = reopened(whole, tmp_path / "run")
     assert harm(run, other, victim, "plan.json" if victim != "plan.json" else "seal.json", what)
-    assert told(here("resume", run, "--scheduler", scheduler, "--quiet"), *SEALED)
+    assert told(here("resume", run, "--scheduler", scheduler, "--unencrypted", "--quiet"), *SEALED)
     done = here("verify", run)
     assert done.code == 1
     assert any(name in done.out for name in SEALED)
@@ -198,7 +208,7 @@ def test_one_harm_to_a_stopped_run(
     victim, partner = _of(run)[name]
     if not harm(run, other, victim, partner, what):
         pytest.skip("another run has the same bytes")
-    done = here("resume", run, "--scheduler", scheduler, "--quiet")
+    done = here("resume", run, "--scheduler", scheduler, "--unencrypted", "--quiet")
     if done.code:
         assert name in SEALED
         assert told(done, *SEALED)
@@ -223,7 +233,7 @@ def test_shards_that_a_coarser_level_is_made_of(
     shutil.rmtree(run / "thickness.ome.zarr" / "2" / "c")
     victim, partner = _of(runs["thickness"][0])[f"shard of level {level} of thickness"]
     assert harm(run, other, victim, partner, what)
-    done = here("resume", run, "--scheduler", scheduler, "--quiet")
+    done = here("resume", run, "--scheduler", scheduler, "--unencrypted", "--quiet")
     assert done.code == 0, done
     assert results(run) == results(whole)
 

@@ -31,7 +31,17 @@ BLOCKS = 64
 @pytest.fixture(scope="module")
 def undisturbed(mask: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    arguments = ("thickness", mask, "--run", folder / "run", "--block-shape", "16", "--scheduler", scheduler)
+    arguments = (
+        "thickness",
+        mask,
+        "--run",
+        folder / "run",
+        "--block-shape",
+        "16",
+        "--scheduler",
+        scheduler,
+        "--unencrypted",
+    )
     assert voxcaliper(folder, *arguments).code == 0
     return results(folder / "run")
 
@@ -52,7 +62,7 @@ def resumed(scheduler: str, tmp_path: Path) -> Callable[[], None]:
     """Resume the run RUN on the running cluster to its end."""
 
     def call() -> None:
-        done = voxcaliper(tmp_path, "resume", tmp_path / "run", "--scheduler", scheduler, "--quiet")
+        done = voxcaliper(tmp_path, "resume", tmp_path / "run", "--scheduler", scheduler, "--unencrypted", "--quiet")
         assert (done.code, done.err) == (0, ""), done
 
     return call
@@ -225,6 +235,7 @@ def test_the_scheduler_dies(
             "16",
             "--scheduler",
             address,
+            "--unencrypted",
             "--quiet",
         )
         with running(*arguments) as command:

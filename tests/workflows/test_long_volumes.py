@@ -29,7 +29,7 @@ def go(here: Command, scheduler: str, tmp_path: Path) -> Go:
     """A command on the running cluster without --block-shape: the contents of a file of its run."""
 
     def call(result: str, *arguments: object) -> Any:
-        run = ("--run", tmp_path / "run", "--scheduler", scheduler, "--quiet")
+        run = ("--run", tmp_path / "run", "--scheduler", scheduler, "--unencrypted", "--quiet")
         finished: Finished = here(*arguments, "--voxel-size-um", "1", *run)
         assert finished.code == 0, finished
         return json.loads((tmp_path / "run" / result).read_text("utf-8"))

@@ -32,7 +32,16 @@ def finished_run(folder: Path, side: int, scheduler: str) -> Path:
     """Two blocks of noise with many centres, and all that their tasks left for each other."""
     voxels = np.concatenate([noise((side, side, side), sigma=1, seed=seed) for seed in (0, 1)])
     zarr.create_array(folder / "mask.zarr", data=voxels.astype(np.uint16), chunks=(64, 64, 64))
-    options = ("--voxel-size-um", "1", "--block-shape", str(side), "--keep-scratch", "--scheduler", scheduler)
+    options = (
+        "--voxel-size-um",
+        "1",
+        "--block-shape",
+        str(side),
+        "--keep-scratch",
+        "--scheduler",
+        scheduler,
+        "--unencrypted",
+    )
     done = voxcaliper(folder, "thickness", folder / "mask.zarr", "--run", folder / "run", *options)
     assert done.code == 0, done
     return folder / "run"

@@ -211,7 +211,8 @@ def test_grey_values_of_a_comparison_that_are_no_numbers(here: Command, schedule
     zarr.create_array(tmp_path / "grey.zarr", data=grey, chunks=(4, 4, 4))
     message = here(
         "compare", tmp_path / "labels.zarr", tmp_path / "labels.zarr", "--image", tmp_path / "grey.zarr",
-        "--run", tmp_path / "run", "--voxel-size-um", "1", "--block-shape", "4", "--scheduler", scheduler, "--quiet",
+        "--run", tmp_path / "run", "--voxel-size-um", "1", "--block-shape", "4", "--scheduler", scheduler,
+        "--unencrypted", "--quiet",
     ).failure()  # fmt: skip
     assert f"The image {tmp_path / 'grey.zarr'} has a value that is not finite (nan) inside label 1" in message
     assert not any((tmp_path / "run" / name).exists() for name in ("comparison.json", "report.html", "provenance.json"))
@@ -221,7 +222,7 @@ def test_a_label_that_is_in_neither_volume_is_said(here: Command, scheduler: str
     zarr.create_array(tmp_path / "labels.zarr", data=np.pad(np.ones((4, 4, 4), np.uint8), 2), chunks=(4, 4, 4))
     done = here(
         "compare", tmp_path / "labels.zarr", tmp_path / "labels.zarr", "--run", tmp_path / "run", "--label", "1,300",
-        "--voxel-size-um", "1", "--scheduler", scheduler, "--quiet",
+        "--voxel-size-um", "1", "--scheduler", scheduler, "--unencrypted", "--quiet",
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert "look at     Label 300 is in neither volume, so there is nothing to compare." in done.out
@@ -304,7 +305,7 @@ def test_a_complete_run(here: Command, measure: Command, mask: Path, tmp_path: P
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "127.0.0.1:port", ""])
 @pytest.mark.slow  # the first one is tried for as long as a connection may take
 def test_no_scheduler(refused: Refusal, mask: Path, address: str) -> None:
-    assert "No Dask scheduler answers" in refused(mask, "--scheduler", address)
+    assert "No Dask scheduler answers" in refused(mask, "--scheduler", address, "--unencrypted")
 
 
 def test_convert_and_info(here: Command, mask: Path, tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ def test_comparison_of_planes(tmp_path: Path, here: Command, scheduler: str, kin
     (tmp_path / "p").mkdir()
     files = stored(tmp_path, MASK, kind), stored(tmp_path / "p", other, kind)
     run, (y, x) = tmp_path / "run", SIZES[size]
-    done = here("compare", *files, "--run", run, "--voxel-size-um", size, "--scheduler", scheduler, "--quiet")
+    done = here(
+        "compare", *files, "--run", run, "--voxel-size-um", size, "--scheduler", scheduler, "--unencrypted", "--quiet"
+    )
     assert done.code == 0, done
     assert f"{files[0]} is one plane; beyond a volume lies background, so all of a label is surface there" in done.err
     (found,) = json.loads((run / "comparison.json").read_text("utf-8"))["labels"].values()

@@ -64,7 +64,7 @@ def stopped(kept: Path, here: Command, scheduler: str, tmp_path: Path) -> Callab
         else:
             read = [folder / "reference.zarr", folder / "prediction.zarr", "--image", folder / "image.zarr"]
         read += ["--regions", folder / "regions.zarr", "--keep-scratch"]
-        done = here(workflow, *read, "--run", tmp_path / "whole", *OPTIONS, "--scheduler", scheduler)
+        done = here(workflow, *read, "--run", tmp_path / "whole", *OPTIONS, "--scheduler", scheduler, "--unencrypted")
         assert (done.code, done.err) == (0, ""), done
         return reopened(tmp_path / "whole", tmp_path / "run")
 
@@ -73,7 +73,7 @@ def stopped(kept: Path, here: Command, scheduler: str, tmp_path: Path) -> Callab
 
 @pytest.fixture
 def go_on(here: Command, scheduler: str) -> Command:
-    return lambda run, *options: here("resume", run, "--scheduler", scheduler, "--quiet", *options)
+    return lambda run, *options: here("resume", run, "--scheduler", scheduler, "--unencrypted", "--quiet", *options)
 
 
 def _shifted(path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_source_that_cannot_be_watched_is_told(
     else:
         monkeypatch.setattr("pipeline.volume.stores.ObjectStat", lambda size, *_: ObjectStat(size, None, None))
     run = tmp_path / "run"
-    done = here("thickness", kept / "mask.zarr", "--run", run, *OPTIONS, "--scheduler", scheduler)
+    done = here("thickness", kept / "mask.zarr", "--run", run, *OPTIONS, "--scheduler", scheduler, "--unencrypted")
     assert done.code == 0, done
     assert done.err.startswith("voxcaliper: warning: Whether the mask changes during the run is told by its metadata")
     assert why in done.err
@@ -264,7 +264,7 @@ def test_commands_that_start_runs_begin_anew(
     strange.write_text("mine")
     volumes = tmp_path / "volumes"
     command: list[Any] = ["thickness", volumes / "mask.zarr", "--regions", volumes / "regions.zarr", "--run", run]
-    command += [*OPTIONS, "--keep-scratch", "--scheduler", scheduler]
+    command += [*OPTIONS, "--keep-scratch", "--scheduler", scheduler, "--unencrypted"]
     assert "is a run already; go on with" in here(*command).failure()
     message = here(*command, "--restart", "--border", "closed").failure()
     assert message.startswith(f"{run} is a run of another configuration (border), which --restart keeps")

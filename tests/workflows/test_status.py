@@ -48,7 +48,7 @@ def whole(mask: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) 
     """A complete run with all its receipts."""
     told: list[Progress] = []
     config = ThicknessConfig(mask=str(mask), block_shape=(16, 16, 16), keep_scratch=True)
-    with open_cluster(SchedulerProfile(address=scheduler)) as (client, workers):
+    with open_cluster(SchedulerProfile(address=scheduler, unencrypted=True)) as (client, workers):
         run, job = start(config, tmp_path_factory.mktemp("status") / "run", workers)
         execute(client, workers, run, job, report=told.append)
     assert [step.run_seconds_left is None for step in told[:2]] == [True, False], "known as soon as blocks are done"
@@ -141,7 +141,7 @@ def test_how_a_run_ended_is_said(
         raise StorageError("The store has gone; bring it back.")
 
     monkeypatch.setattr("workflows.run_thickness.measure", measure)
-    message = here("resume", stopped.path, "--scheduler", scheduler, "--quiet").failure()
+    message = here("resume", stopped.path, "--scheduler", scheduler, "--unencrypted", "--quiet").failure()
     found = status_of(here, stopped.path)
     assert (found["state"], found["sentence"]) == ("stopped", message)
 

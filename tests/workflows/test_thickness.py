@@ -49,7 +49,7 @@ def histogram(run: Path) -> list[dict[str, str]]:
 def plain(mask: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mask measured without any option, by the command in a process of its own on the running cluster."""
     folder = tmp_path_factory.mktemp("plain")
-    done = voxcaliper(folder, "thickness", mask, "--run", folder / "run", "--scheduler", scheduler)
+    done = voxcaliper(folder, "thickness", mask, "--run", folder / "run", "--scheduler", scheduler, "--unencrypted")
     assert done.code == 0, done
     return folder / "run"
 
@@ -76,7 +76,7 @@ def test_from_an_array_to_all_results(tmp_path: Path) -> None:
     assert str(run / "report.html") in done.out
     device, dashboard, *lines = done.err.splitlines()
     assert device == "device    CPU"
-    assert re.fullmatch(r"dashboard http://127\.0\.0\.1:\d+/status", dashboard)
+    assert re.fullmatch(r"dashboard 127\.0\.0\.1:\d+, its whole address: `voxcaliper status`", dashboard), "in a log"
     assert all(LINE.fullmatch(line) for line in lines), done.err
     assert {line.split(":")[0] for line in lines} == {*STAGES, "check thickness", "pyramid-1", "check pyramid-1"}
 
@@ -291,7 +291,7 @@ def test_all_foreground(measure: Command, tmp_path: Path) -> None:
 
 def test_a_bar_in_a_terminal(mask: Path, scheduler: str, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    options = ("--run", str(tmp_path / "run"), "--scheduler", scheduler, "--block-shape", "32")
+    options = ("--run", str(tmp_path / "run"), "--scheduler", scheduler, "--unencrypted", "--block-shape", "32")
     command = [str(COMMAND), "thickness", str(mask), *options]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env={**environment(), "TERM": "xterm"}

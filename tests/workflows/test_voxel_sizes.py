@@ -27,7 +27,7 @@ def go(here: Command, scheduler: str, tmp_path: Path) -> Go:
     """A command on the running cluster, with its run in tmp_path/run."""
 
     def call(*arguments: object) -> Finished:
-        finished = here(*arguments, "--run", tmp_path / "run", "--scheduler", scheduler, "--quiet")
+        finished = here(*arguments, "--run", tmp_path / "run", "--scheduler", scheduler, "--unencrypted", "--quiet")
         assert finished.code == 0, finished
         return finished
 
@@ -174,7 +174,7 @@ def test_a_resumed_run_has_the_same_weights(go: Go, here: Command, scheduler: st
         (tmp_path / "run" / name).unlink()
     old = {name: value for name, value in plan.items() if name != "largest_rounding"}
     (tmp_path / "run" / "plan.json").write_text(json.dumps(old), "utf-8")
-    assert here("resume", tmp_path / "run", "--scheduler", scheduler, "--quiet").code == 0
+    assert here("resume", tmp_path / "run", "--scheduler", scheduler, "--unencrypted", "--quiet").code == 0
     assert found(tmp_path, "statistics.json") == whole
     assert whole["unit_um"] == plan["unit_um"]
 

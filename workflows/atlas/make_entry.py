@@ -21,6 +21,7 @@ from workflows.on_workers import carry_out
 from workflows.options import say
 from workflows.run_comparison import execute_comparison, reopen_comparison, start_comparison
 from workflows.run_folder import RunFolder, open_run_folder
+from workflows.run_state import sweep
 from workflows.run_thickness import execute, reopen, start
 from workflows.sources import ChangedError
 
@@ -51,6 +52,7 @@ def make_entry(
         )
     if noticed is not None:
         raise noticed
+    sweep(folder.work)
     # Earlier processes may have done some of its stages.
     seconds = max(time.perf_counter() - began, stage_seconds(folder.work))
     made = {"outcome": "made", "seconds": round(seconds, 3)}
