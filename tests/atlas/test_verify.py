@@ -10,7 +10,9 @@ from tests.workflows.runs import flip
 
 
 def test_every_current_version_is_read(here: Command, scheduler: str, tmp_path: Path) -> None:
-    atlas = Atlas(tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\n', head={"keep": 2})
+    atlas = Atlas(
+        tmp_path, here, f'kind = "scheduler"\naddress = "{scheduler}"\nunencrypted = true\n', head={"keep": 2}
+    )
     atlas.add("one", labels(0), workflows=["statistics"])
     atlas.add("two", labels(1), workflows=["thickness"])
     assert atlas.run().code == 0

@@ -165,15 +165,12 @@ def test_topology_is_compared_with_any_size(go: Go, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_has_the_same_weights(go: Go, here: Command, scheduler: str, tmp_path: Path) -> None:
-    """Also one that was planned before plans had the rounding."""
     np.save(tmp_path / "m.npy", noise((20, 24, 30), 1.5, 4))
     options = ("thickness", tmp_path / "m.npy", "--voxel-size-um", "2.5000003,0.789062,0.7890620001", "--map", "none")
     go(*options)
     whole, plan = found(tmp_path, "statistics.json"), found(tmp_path, "plan.json")
     for name in ("provenance.json", "statistics.json", "ledger/thickness.json"):
         (tmp_path / "run" / name).unlink()
-    old = {name: value for name, value in plan.items() if name != "largest_rounding"}
-    (tmp_path / "run" / "plan.json").write_text(json.dumps(old), "utf-8")
     assert here("resume", tmp_path / "run", "--scheduler", scheduler, "--unencrypted", "--quiet").code == 0
     assert found(tmp_path, "statistics.json") == whole
     assert whole["unit_um"] == plan["unit_um"]
