@@ -35,6 +35,7 @@ from zarr.storage import ObjectStore
 from pipeline.errors import InputError
 from pipeline.volume import patience
 from pipeline.volume.cache import Entry, cache
+from pipeline.volume.limits import check_whole
 from pipeline.volume.web_index import page_at
 
 T = TypeVar("T")
@@ -154,6 +155,8 @@ class RemoteStore(ObjectStore[Any]):
             return None if whole is None else _part(whole, byte_range)
         if answer is None:
             return None
+        if byte_range is None:
+            check_whole(f"{self._location}/{key}", key, answer.meta["size"])
         body = bytes(await answer.bytes_async())
         start, stop = answer.range
         if len(body) != stop - start:
