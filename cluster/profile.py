@@ -17,6 +17,7 @@ from dask.utils import parse_bytes
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
+from pipeline.plain_text import is_plain
 
 EXAMPLES = Path(__file__).with_name("profiles")
 WALLTIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
@@ -56,19 +57,21 @@ def _cache_size(text: Any) -> int:
 
 
 def _directive(text: Any) -> str:
-    if isinstance(text, str) and text.startswith("-") and "\n" not in text:
+    if isinstance(text, str) and text.startswith("-") and is_plain(text):
         return text
     raise ValueError(f'{text!r} is no option of sbatch; write each as on its command line, for example "--qos=long"')
 
 
 def _line(text: Any) -> str:
-    if isinstance(text, str) and "\n" not in text:
+    if isinstance(text, str) and is_plain(text.replace("\t", " ")):
         return text
     raise ValueError(f"{text!r} is not one line of shell")
 
 
 def _path(text: Any) -> Path:
     path = Path(str(text)).expanduser()
+    if not is_plain(str(text)):
+        raise ValueError(f"{text!r} holds a line break or another control character; rename it")
     if path.is_absolute():
         return path
     raise ValueError(f"{text!r} is a relative path; jobs run in other folders, so write it from / or ~ on")

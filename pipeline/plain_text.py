@@ -64,10 +64,20 @@ class PlainLines:
         return getattr(self._stream, name)
 
 
+def unwrapped(stream: TextIO) -> TextIO:
+    """The stream behind a `PlainLines`, for what draws on a terminal itself."""
+    return stream._stream if isinstance(stream, PlainLines) else stream  # noqa: SLF001  of the class above
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text has no line break and no other control character."""
+    return not any(map(_is_hidden, text))
+
+
 def check_words(what: str, words: Iterable[str]) -> None:
     """Raise InputError where words that become text of a script hold a line break or another control character."""
     for word in words:
-        if any(_is_hidden(letter) for letter in word):
+        if not is_plain(word):
             raise InputError(f"{what} {word!r} holds a line break or another control character; rename it.")
 
 

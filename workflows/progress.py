@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.engine import Progress as Step
+from pipeline.plain_text import unwrapped
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -142,5 +143,5 @@ def reporter(*, quiet: bool) -> Reporter:
     """The reporter that suits where the output goes."""
     if quiet:
         return QuietReporter()
-    console = Console(stderr=True)
+    console = Console(file=unwrapped(sys.stderr))  # draws with control characters
     return TerminalReporter(console) if console.is_terminal else LineReporter(sys.stderr)

@@ -11,7 +11,7 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import imagecodecs
@@ -122,7 +122,7 @@ def decoded(codec: Any, content: Any, most: int, decode: Callable[[Any], Any]) -
 
     decode : its own way. Raises ValueError where the content is damaged or holds more.
     """
-    kind = _kind(codec)
+    kind = kind_of(codec)
     if kind == "lzma":
         stated = getattr(codec, "codec_config", None) or codec.get_config()
         form, filters = stated.get("format", lzma.FORMAT_XZ), stated.get("filters")
@@ -164,7 +164,7 @@ class BoundedCodec(BytesBytesCodec):
         size = chunk_spec.dtype.to_native_dtype().itemsize
         for side in chunk_spec.shape:
             size *= side
-        kind = _kind(self.inner)
+        kind = kind_of(self.inner)
         if kind in ("gzip", "zlib", "bz2", "lzma"):
             body = await asyncio.to_thread(decoded, self.inner, chunk_data.to_bytes(), room(size), bytes)
             return chunk_spec.prototype.buffer.from_bytes(body)
@@ -190,7 +190,7 @@ class BoundedCompressor:
         return decoded(self.inner, content, self.most, self.inner.decode)
 
 
-def _kind(codec: Any) -> str:
+def kind_of(codec: Any) -> str:
     """The name of a compression in numcodecs' words."""
     stated = getattr(codec, "codec_id", None) or getattr(codec, "codec_name", None) or type(codec).__name__
     return str(stated).removeprefix("numcodecs.").lower().removesuffix("codec")
@@ -201,12 +201,8 @@ def bounded(pipeline: Any, chunk_bytes: int) -> Any:
 
     chunk_bytes : of the smallest readable unit. Raises ValueError for filters that would run code out of the store.
     """
-    if not is_dataclass(pipeline) or not hasattr(pipeline, "bytes_bytes_codecs"):
-        raise TypeError("a pipeline of codecs is needed")
     (inner,) = _all((pipeline.array_bytes_codec,), chunk_bytes)
-    return replace(  # type: ignore[type-var]  # a dataclass, see above
-        pipeline, array_bytes_codec=inner, bytes_bytes_codecs=_all(pipeline.bytes_bytes_codecs, chunk_bytes)
-    )
+    return replace(pipeline, array_bytes_codec=inner, bytes_bytes_codecs=_all(pipeline.bytes_bytes_codecs, chunk_bytes))
 
 
 def _all(codecs: Iterable[Codec], chunk_bytes: int) -> tuple[Any, ...]:
@@ -218,15 +214,15 @@ def _one(codec: Any, chunk_bytes: int) -> Any:
         return replace(codec, codecs=_all(codec.codecs, chunk_bytes))
     if isinstance(codec, V2Codec):
         for part in (*(codec.filters or ()), codec.compressor):
-            if _kind(part) in RUNS_CODE:
-                raise ValueError(f"it goes through the filter {_kind(part)}, which is for objects and not read")
+            if kind_of(part) in RUNS_CODE:
+                raise ValueError(f"it goes through the filter {kind_of(part)}, which is for objects and not read")
         packed = frozenset({*BOUNDED, "lzma"})
         filters = tuple(
-            BoundedCompressor(part, room(chunk_bytes)) if _kind(part) in packed else part
+            BoundedCompressor(part, room(chunk_bytes)) if kind_of(part) in packed else part
             for part in codec.filters or ()
         )
         compressor = BoundedCompressor(codec.compressor, room(chunk_bytes)) if codec.compressor else None
         return replace(codec, filters=cast(Any, filters) or None, compressor=cast(Any, compressor))
-    if isinstance(codec, BytesBytesCodec) and (_kind(codec) in BOUNDED or "numcodecs" in type(codec).__module__):
+    if isinstance(codec, BytesBytesCodec) and (kind_of(codec) in BOUNDED or "numcodecs" in type(codec).__module__):
         return BoundedCodec(codec)
     return codec

@@ -51,7 +51,7 @@ def check_chunks(dataset: Any, selection: tuple[slice | int, ...]) -> None:
 
 def _deflate(content: bytes, most: int) -> None:
     try:
-        imagecodecs.zlib_decode(content, out=most)
+        imagecodecs.deflate_decode(content, out=most)
     except RuntimeError as error:  # of damage the library tells itself
         if "INSUFFICIENT_SPACE" in str(error):
             raise ValueError(f"a chunk holds more than the {most:,} bytes that its voxels may take") from error

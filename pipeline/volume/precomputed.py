@@ -27,7 +27,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position
 from pipeline.volume.bounded import GZIP, inflated
-from pipeline.volume.limits import room
+from pipeline.volume.limits import room, stored_bytes
 from pipeline.volume.metadata import plain_decimal, voxel_size_of
 from pipeline.volume.patience import reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store

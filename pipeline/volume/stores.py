@@ -294,6 +294,16 @@ KINDS: dict[str, type[LocalFiles | RemoteObjects]] = {
 IP_ADDRESS = re.compile(r"//\[[0-9a-fA-F:.]+\]")
 
 
+SECRET = re.compile(r"[?#;&][^/=?#;&]*=")
+"""How what is given to a server beside a path begins, such as ;token=, encoded or not."""
+
+
+def _decoded(text: str) -> str:
+    for _ in range(3):  # encoded more than once
+        text = unquote(text)
+    return text
+
+
 def open_store(location: str) -> Store:
     """The store of a location; within a process, the same one for the same location. Nothing is read yet.
 
@@ -345,9 +355,17 @@ def absolute_location(location: str) -> str:
             f"An address that begins with {scheme}:// cannot be understood; write {scheme}://HOST/PATH."
         ) from error
     user, _, host = parts.netloc.rpartition("@")
-    if "?" in rest or ":" in user or (user and scheme in KINDS):
+    secret = SECRET.search(plain_path := _decoded(parts.path))
+    if (
+        "?" in rest
+        or ":" in user
+        or (user and scheme in KINDS)
+        or secret
+        or SECRET.search(f"#{_decoded(parts.fragment)}")
+    ):
+        shown = plain_path[: secret.start()] if secret else parts.path
         raise InputError(
-            f"{scheme}://{host}{parts.path}: an address with a password or a signature would be written into results;"
+            f"{scheme}://{host}{shown}: an address with a password or a signature would be written into results;"
             " leave it out and give credentials in the environment."
         )
     if scheme in ("http", "https"):

@@ -111,6 +111,10 @@ class ZarrArray:
 
         return ((key, stat) for key, stat in store.list_array(top, counts) if is_own(key))
 
+    def opened(self) -> zarr.Array[Any]:
+        """The array as Zarr has it."""
+        return self._open()
+
     def is_object(self, array: zarr.Array[Any], key: str) -> bool:
         """Whether an object of the array as it is stored, with all channels, has this key."""
         return self._index(key, array) is not None
