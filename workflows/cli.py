@@ -369,8 +369,8 @@ def _run() -> None:
         sys.exit(1)
     except MemoryError:
         print(
-            "voxcaliper: the memory of this process is used up; `voxcaliper plan` shows what a run takes, so give smaller"
-            " blocks, or start it where there is more.",
+            "voxcaliper: the memory of this process is used up; `voxcaliper plan` shows what a run takes, so give"
+            " smaller blocks, or start it where there is more.",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -41,8 +41,8 @@ def check_redirect(url: str, target: str) -> None:
     """Raise InputError where a server elsewhere leads to this machine, or to services of its own network segment."""
     if is_inside(target) and not is_inside(url):
         raise InputError(
-            f"{url} leads to an address inside of this machine or its network, which a server elsewhere may not do; give"
-            " the address of the volume itself."
+            f"{url} leads to an address inside of this machine or its network, which a server elsewhere may not do;"
+            " give the address of the volume itself."
         )
 
 

@@ -2,8 +2,9 @@
 
 ROOT/releases/RELEASE/catalogue.parquet and catalogue.csv hold the same rows in the order of the release's record. The
 columns are those of COLUMNS; texts that a spreadsheet would run have an apostrophe in front in both
-(`pipeline.plain_text`), which `open_catalogue` takes off. The Parquet file carries their descriptions as metadata of its fields. An entry without a
-result, such as one that failed at its first try, has one row without a statistic, whose status_reason says why.
+(`pipeline.plain_text`), which `open_catalogue` takes off. The Parquet file carries their descriptions as metadata of
+its fields. An entry without a result, such as one that failed at its first try, has one row without a statistic, whose
+status_reason says why.
 """
 
 from __future__ import annotations
