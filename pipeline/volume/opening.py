@@ -13,7 +13,7 @@ from pipeline.placement import Position
 from pipeline.volume.choice import Choice, check_chosen
 from pipeline.volume.files import is_file, open_file
 from pipeline.volume.hdf5 import find_hdf5
-from pipeline.volume.limits import check_shape
+from pipeline.volume.limits import check_shape, check_special
 from pipeline.volume.n5_arrays import is_n5, open_n5
 from pipeline.volume.ome_files import find_ome_files
 from pipeline.volume.other_formats import way_out
@@ -148,6 +148,7 @@ def _nothing_there(location: str) -> str:
     if os.path.islink(location) and not os.path.exists(location):
         return f"{location} is a link that points nowhere ({os.readlink(location)}); mend it."
     if os.path.exists(location):
+        check_special(location, os.stat(location).st_mode)
         way = way_out([location])
         return f"{location} is not read; {way}." if way else f"{location} is a file of no known kind{names}."
     folder = os.path.dirname(location)

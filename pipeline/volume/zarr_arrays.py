@@ -30,7 +30,7 @@ from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, st
 from pipeline.volume.bounded import bounded
 from pipeline.volume.choice import Choice, positions
 from pipeline.volume.layout import check_layout
-from pipeline.volume.limits import STORED_BYTES, room, stored_bytes
+from pipeline.volume.limits import STORED_BYTES, check_shape, room, stored_bytes
 from pipeline.volume.metadata import OWN, THICKNESS_TAKEN, ImageMetadata, exact_decimal, image_metadata
 from pipeline.volume.patience import patiently, reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
@@ -310,6 +310,7 @@ def _describe(
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {dtype}; bool, integer or float is needed.")
+    check_shape(where, array.shape, (*array.chunks, *(array.shards or ())))
     names = image.axis_names(location, array.ndim) if image else _axis_names(array)
     cut = positions(where, array.shape, names, choice, image.channels if image else ())
     axes = stored_axes(where, cut.shape, names)
