@@ -68,6 +68,12 @@ def _line(text: Any) -> str:
     raise ValueError(f"{text!r} is not one line of shell")
 
 
+def _interpreter(text: Any) -> str:
+    if isinstance(text, str) and is_plain(text) and not set(text) & set(";&|<>()`\"'\\"):
+        return text
+    raise ValueError(f"{text!r} is no interpreter and its options; what else prepares the environment goes into setup")
+
+
 def _path(text: Any) -> Path:
     path = Path(str(text)).expanduser()
     if not is_plain(str(text)):
@@ -87,6 +93,7 @@ Scratch = Annotated[str, Field(pattern=r"^[\w./${}-]+$")]
 Directive = Annotated[str, BeforeValidator(_directive)]
 LeftOut = Literal["--cpus-per-task", "--gres", "--mem", "--ntasks", "--time"]
 Line = Annotated[str, BeforeValidator(_line)]
+Interpreter = Annotated[str, BeforeValidator(_interpreter)]
 AbsolutePath = Annotated[Path, BeforeValidator(_path)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 
@@ -180,7 +187,7 @@ class SlurmProfile(_Workers):
     gpus: Annotated[int, Field(ge=0, strict=True)] = 0
     gpu_memory: Memory | None = None
     setup: tuple[Line, ...] = ()
-    python: Line | None = None
+    python: Interpreter | None = None
     scratch: Scratch | None = None
     interface: Name | None = None
     directives: tuple[Directive, ...] = ()

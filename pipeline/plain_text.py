@@ -2,7 +2,8 @@ r"""Names out of files and of people, as text that nothing runs: in terminals, i
 
 Terminal: control characters are shown as escapes (\x1b, \n). Tables: a text cell that a spreadsheet would take for a
 formula (it begins with = + - @, a tab or a carriage return, and is no number) gets an apostrophe in front, which
-spreadsheets hide; whoever reads our tables takes it off again (`plain_cell`). Scripts: such words are refused.
+spreadsheets hide; whoever reads our tables takes it off again (`plain_cell`). A carriage return is escaped. Scripts:
+such words are refused.
 """
 
 from __future__ import annotations
@@ -82,7 +83,12 @@ def check_words(what: str, words: Iterable[str]) -> None:
 
 
 def safe_cell(value: Any) -> Any:
-    """What is written into a cell of a table: texts that a spreadsheet would run get an apostrophe, all else stays."""
+    """What is written into a cell of a table: texts that a spreadsheet would run get an apostrophe, all else stays.
+
+    A carriage return, which readers of CSV take for the end of a row, is written as its escape.
+    """
+    if isinstance(value, str) and "\r" in value:
+        value = value.replace("\r", "\\r")
     if isinstance(value, str) and value.startswith(FORMULA) and not NUMBER.fullmatch(value):
         return f"'{value}"
     return value

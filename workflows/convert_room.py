@@ -45,10 +45,10 @@ def check_room(source: Volume, target: Path, needed: int, *, force: bool) -> str
     stored = source.stored_objects() if written > free else None
     estimate = written if stored is None else int(written * min(1, max(LEAST_SHARE, stored[1] / plain)))
     if estimate > free and not force:
+        told = "" if stored is None else f" about {_amount(estimate)} if they are compressed as the source is,"
         raise PlanError(
-            f"Converting {source.name} writes {_amount(written)} of voxels, about {_amount(estimate)} as they are"
-            f" compressed, and {folder} has {_amount(free)} free; write to another disk, or with --force if it is"
-            " known to compress better."
+            f"Converting {source.name} writes {_amount(written)} of voxels,{told} and {folder} has {_amount(free)}"
+            " free; write to another disk, or with --force if it is known to compress better."
         )
     return f"writes      {_amount(written)} of voxels with their pyramid, before compression; {_amount(free)} are free"
 

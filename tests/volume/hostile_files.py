@@ -77,7 +77,8 @@ def _hdf5(path: Path, _: bytes = b"") -> None:
 
 
 def _nifti(path: Path, side: int, *, compressed: bool = False) -> None:
-    header: Any = nib.Nifti1Header()
+    kind: Any = nib.Nifti1Header
+    header = kind()
     header.set_data_dtype("u1")
     content = bytearray(header.binaryblock)
     struct.pack_into("<8h", content, 40, 3, side, side, side, 1, 1, 1, 1)
