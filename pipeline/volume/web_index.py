@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
+from collections.abc import Iterator
 from html.parser import HTMLParser
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from time import monotonic
 from typing import Any, cast
+from urllib.error import HTTPError
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -33,7 +36,11 @@ class NotInside(HTTPRedirectHandler):
     """Follows no redirect from a server elsewhere to this machine or to a link-local address."""
 
     def redirect_request(self, req: Request, *others: Any) -> Request | None:
-        check_redirect(req.full_url, others[-1])
+        try:
+            check_redirect(req.full_url, others[-1])
+        except InputError:
+            others[0].close()  # the answer
+            raise
         return super().redirect_request(req, *others)
 
 
@@ -55,6 +62,23 @@ def is_inside(url: str) -> bool:
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     mapped = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
     return any(address.is_loopback or address.is_link_local or address.is_unspecified for address in mapped)
+
+
+def check_leads(url: str, seconds: float) -> None:
+    """Ask once where an address leads; raise InputError as `check_redirect` does. What else fails is told later."""
+    if is_inside(url):
+        return
+    with contextlib.suppress(OSError, HTTPException), closing_errors():
+        build_opener(NotInside).open(Request(url, method="HEAD"), timeout=seconds).close()  # noqa: S310  http(s)
+
+
+@contextlib.contextmanager
+def closing_errors() -> Iterator[None]:
+    """Answers that are errors hold a connection."""
+    try:
+        yield
+    except HTTPError as error:
+        error.close()
 
 
 def page_at(url: str, seconds: float) -> tuple[str, bytes]:

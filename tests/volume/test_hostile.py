@@ -173,6 +173,8 @@ def redirecting() -> Iterator[str]:
             self.send_header("Location", "http://169.254.169.254/latest/")
             self.end_headers()
 
+        do_HEAD = do_GET  # noqa: N815  the server's names
+
         def log_message(self, *_: Any) -> None:
             return
 
@@ -196,6 +198,12 @@ def test_pages_are_read_through_that_check(redirecting: str, monkeypatch: pytest
     monkeypatch.setattr("pipeline.volume.web_index.is_inside", lambda url: "169.254" in url)
     with pytest.raises(InputError, match="leads to an address inside of this machine"):
         page_at(redirecting, 5.0)
+
+
+def test_a_store_is_asked_where_it_leads(redirecting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.volume.web_index.is_inside", lambda url: "169.254" in url)
+    with pytest.raises(InputError, match="leads to an address inside of this machine"):
+        open_volume(f"{redirecting}v.zarr")
 
 
 def test_a_cache_in_a_folder_that_everybody_may_rename_is_refused(tmp_path: Path) -> None:
