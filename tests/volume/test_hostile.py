@@ -15,8 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
+import tifffile
+import zarr
+import zarr.codecs
 
 from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.volume.bounded import inflated, zstd_size
@@ -223,3 +227,37 @@ def test_a_cache_that_is_a_link_is_refused(tmp_path: Path) -> None:
     assert "not a folder of this user alone" in make_own(tmp_path / "link")
     os.chmod(tmp_path / "own", 0o750)  # noqa: S103  what is refused
     assert "not a folder of this user alone" in make_own(tmp_path / "own")
+
+
+def test_every_format_says_which_checksum_it_has(tmp_path: Path) -> None:
+    from pipeline.volume.checksums import describe_checksums
+
+    voxels = np.arange(512, dtype=np.uint16).reshape(8, 8, 8)
+    found = {}
+    written: dict[str, dict[str, Any]] = {
+        "raw": {"compressors": None},
+        "zstd": {"compressors": zarr.codecs.ZstdCodec(checksum=False)},
+        "zstd with checksum": {"compressors": zarr.codecs.ZstdCodec(checksum=True)},
+        "blosc": {"compressors": zarr.codecs.BloscCodec()},
+        "gzip": {"compressors": zarr.codecs.GzipCodec()},
+        "crc32c": {"compressors": (zarr.codecs.ZstdCodec(), zarr.codecs.Crc32cCodec())},
+        "shards": {"compressors": zarr.codecs.Crc32cCodec(), "shards": (8, 8, 8)},
+        "v2 zlib": {"compressors": numcodecs.Zlib(), "zarr_format": 2},
+        "v2 blosc": {"compressors": numcodecs.Blosc(), "zarr_format": 2},
+    }
+    for name, options in written.items():
+        chunks = (4, 4, 4)
+        made = zarr.create_array(
+            tmp_path / f"{name}.zarr", shape=voxels.shape, dtype=voxels.dtype, chunks=chunks, **options
+        )
+        made[:] = voxels
+        found[name] = describe_checksums(open_volume(str(tmp_path / f"{name}.zarr")))
+    np.save(tmp_path / "a.npy", voxels)
+    tifffile.imwrite(tmp_path / "a.tif", voxels)
+    np.savez_compressed(tmp_path / "a.npz", voxels)
+    found |= {name: describe_checksums(open_volume(str(tmp_path / f"a.{name}"))) for name in ("npy", "tif", "npz")}
+    without = {name for name, said in found.items() if said.startswith("none")}
+    assert without == {"raw", "zstd", "blosc", "v2 blosc", "npy"}
+    assert found["tif"].startswith("Adler-32 where it is compressed by deflate; else none")
+    assert found["shards"] == found["crc32c"] == "CRC-32C in every chunk"
+    assert found["zstd with checksum"] == "XXH64 of zstd in every chunk"
