@@ -17,6 +17,7 @@ from dask.utils import parse_bytes
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
+from pipeline.plain_text import is_plain
 
 EXAMPLES = Path(__file__).with_name("profiles")
 WALLTIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
@@ -56,19 +57,27 @@ def _cache_size(text: Any) -> int:
 
 
 def _directive(text: Any) -> str:
-    if isinstance(text, str) and text.startswith("-") and "\n" not in text:
+    if isinstance(text, str) and text.startswith("-") and is_plain(text):
         return text
     raise ValueError(f'{text!r} is no option of sbatch; write each as on its command line, for example "--qos=long"')
 
 
 def _line(text: Any) -> str:
-    if isinstance(text, str) and "\n" not in text:
+    if isinstance(text, str) and is_plain(text.replace("\t", " ")):
         return text
     raise ValueError(f"{text!r} is not one line of shell")
 
 
+def _interpreter(text: Any) -> str:
+    if isinstance(text, str) and is_plain(text) and not set(text) & set(";&|<>()`\"'\\"):
+        return text
+    raise ValueError(f"{text!r} is no interpreter and its options; what else prepares the environment goes into setup")
+
+
 def _path(text: Any) -> Path:
     path = Path(str(text)).expanduser()
+    if not is_plain(str(text)):
+        raise ValueError(f"{text!r} holds a line break or another control character; rename it")
     if path.is_absolute():
         return path
     raise ValueError(f"{text!r} is a relative path; jobs run in other folders, so write it from / or ~ on")
@@ -84,6 +93,7 @@ Scratch = Annotated[str, Field(pattern=r"^[\w./${}-]+$")]
 Directive = Annotated[str, BeforeValidator(_directive)]
 LeftOut = Literal["--cpus-per-task", "--gres", "--mem", "--ntasks", "--time"]
 Line = Annotated[str, BeforeValidator(_line)]
+Interpreter = Annotated[str, BeforeValidator(_interpreter)]
 AbsolutePath = Annotated[Path, BeforeValidator(_path)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 
@@ -177,7 +187,7 @@ class SlurmProfile(_Workers):
     gpus: Annotated[int, Field(ge=0, strict=True)] = 0
     gpu_memory: Memory | None = None
     setup: tuple[Line, ...] = ()
-    python: Line | None = None
+    python: Interpreter | None = None
     scratch: Scratch | None = None
     interface: Name | None = None
     directives: tuple[Directive, ...] = ()

@@ -26,6 +26,7 @@ from cluster.closed import ClosedScheduler
 from cluster.environment import shell_lines
 from cluster.local import MEMORY_SETTINGS
 from cluster.profile import SlurmProfile
+from pipeline.plain_text import check_words
 
 # Importing dask-jobqueue takes Ctrl-C for itself, to end a process without a word (its runner.py).
 _ON_INTERRUPT = signal.getsignal(signal.SIGINT)
@@ -139,6 +140,7 @@ class WorkerJob(SLURMJob):
         self, scheduler: str, name: str, *, profile: SlurmProfile, credentials: Security, job_name: str, logs: Path,
         **_: Any,
     ) -> None:  # fmt: skip
+        check_words("The path", (str(logs), sys.executable))
         self.profile = profile
         self.logs = logs
         self.refusal = ""

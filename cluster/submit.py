@@ -20,6 +20,7 @@ from cluster.security import security_of
 from cluster.slurm import COMMAND_SECONDS, WorkerJob, name_of, parsed_queue, queue_command
 from cluster.steps import step_command, step_script
 from pipeline.errors import RunError, StorageError
+from pipeline.plain_text import check_words
 
 WARNING = (0.2, 180)
 """The driver is told this share of its walltime, or so many seconds, before its end, whichever is less."""
@@ -69,6 +70,7 @@ def _driver_walltime(profile: SlurmProfile) -> str:
 
 def driver_script(profile: SlurmProfile, run: Path) -> str:
     """The script of the driver of a run, as text. run : the absolute folder of the run."""
+    check_words("The path", (str(run), str(jobs_folder(profile, run)), sys.executable))
     log = jobs_folder(profile, run) / "%x-%j.log"
     directives = [
         f"--job-name={driver_name(run)}",
@@ -93,6 +95,7 @@ def driver_script(profile: SlurmProfile, run: Path) -> str:
 
 def all_scripts(profile: SlurmProfile, run: Path) -> dict[str, str]:
     """What each script is for, and its text; addresses, names and credentials, which each start has anew, stand in."""
+    check_words("The path", (str(run),))
     logs = jobs_folder(profile, run)
     credentials = security_of(*(logs / "credentials-NEW" / f"{part}.pem" for part in ("ca", "certificate", "key")))
     name = name_of(run)

@@ -6,16 +6,18 @@ import json
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
 from cluster.profile import Profile
 from pipeline.engine import Progress
 from pipeline.errors import InputError, VoxcaliperError
+from pipeline.plain_text import PlainLines, one_line
 from workflows import cluster_commands, comparison_commands
 from workflows.atlas.commands import atlas
 from workflows.atlas.inventory_command import inventory
@@ -270,6 +272,7 @@ def convert(
     channel: ChannelOption = None,
     time: TimeOption = None,
     labels: Annotated[bool, typer.Option("--labels", help="The pyramid holds the most frequent values.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write although the disk seems to have less room.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write a volume as OME-Zarr 0.5 with a pyramid.
@@ -291,6 +294,8 @@ def convert(
             choice=Choice(channel=channel, time=time),
             report_progress=lambda stage, done, total: progress.stage(Progress(stage, done, total, done, total)),
             warn=warn_of,
+            say=partial(say, quiet=quiet),
+            force=force,
         )
     print(target)
 
@@ -373,14 +378,26 @@ def main() -> None:
     BUSY instead of 1 where another process is at work on the same folder.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends a batch job is to end in order, too
+    out, err = PlainLines(sys.stdout), PlainLines(sys.stderr)
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except VoxcaliperError as error:
-        say(f"voxcaliper: {error}")
+        say(f"voxcaliper: {one_line(str(error))}")
         sys.exit(BUSY if isinstance(error, LockedError) else 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         say(f"voxcaliper: {where}{error.strerror or error}; make room or mend it, then start or resume the run.")
+        sys.exit(1)
+    except MemoryError:
+        say(
+            "voxcaliper: the memory of this process is used up; `voxcaliper plan` shows what a run takes, so give"
+            " smaller blocks, or start it where there is more."
+        )
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:

@@ -33,6 +33,7 @@ from pipeline.measures.structures import structure_statistics, totalsegmentator_
 from pipeline.measures.surface import region_surface_measures, surface_measures
 from pipeline.measures.topology import Topology, topology_measures
 from pipeline.placement import AT_ORIGIN
+from pipeline.plain_text import safe_row
 from pipeline.report import (
     write_comparison,
     write_structures,
@@ -301,7 +302,7 @@ def write_table(path: Path, rows: Sequence[Measures]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(safe_row, rows))
     write_whole(path, text.getvalue())
 
 

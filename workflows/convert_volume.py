@@ -20,6 +20,8 @@ import numpy as np
 from pipeline.errors import InputError, StorageError
 from pipeline.geometry import BlockGrid, Box, Index, VoxelSize
 from pipeline.placement import AT_ORIGIN
+from pipeline.plain_text import one_line
+from pipeline.volume.checksums import describe_checksums
 from pipeline.volume.choice import NOTHING_CHOSEN
 from pipeline.volume.opening import Choice, Volume, at_level, check_chosen, open_volume
 from pipeline.volume.whole_numbers import as_labels
@@ -31,6 +33,7 @@ from pipeline.volume.writing import (
     with_rotation_said,
     write_block_bytes,
 )
+from workflows.convert_room import check_room
 
 Kind = Literal["auto", "grey", "labels"]
 
@@ -50,6 +53,8 @@ def convert(
     choice: Choice = NOTHING_CHOSEN,
     report_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
     warn: Callable[[Iterable[Volume]], None] = lambda volumes: None,
+    say: Callable[[str], None] = lambda text: None,
+    force: bool = False,
 ) -> Multiscale:
     """Write a source as an OME-Zarr 0.5 image with a pyramid, in the memory of `convert_bytes`.
 
@@ -65,6 +70,8 @@ def convert(
     choice : channel and time point, where the source has several.
     report_progress : called with the stage ("volume", "pyramid") and with voxels done and in all.
     warn : called with what was opened, which may have been read although its metadata are wrong.
+    say : told before anything is written how much that is. force : write although the disk seems to have less.
+    Raises PlanError where memory or disk do not hold it (`workflows.convert_room.check_room`).
     """
     target = Path(os.path.abspath(target))
     draft = target.with_name(target.name + ".partial")
@@ -85,12 +92,14 @@ def convert(
         raise InputError(
             f"{source} states no voxel size; give it with --voxel-size-um 7.5 or --voxel-size-um 3,0.7,0.7."
         )
+    blocks = block_shape or default_block_shape(opened)
+    say(check_room(opened, target, convert_bytes(opened, blocks), force=force))
     multiscale = create_multiscale(
         draft,
         shape=opened.shape,
         dtype=opened.dtype,
         voxel_size=spacing,
-        block_shape=block_shape or default_block_shape(opened),
+        block_shape=blocks,
         name=target.name.removesuffix(".zarr").removesuffix(".ome"),
         reducer=choose_reducer(opened, kind),
         placement=opened.placement or AT_ORIGIN,
@@ -226,9 +235,8 @@ def describe_volume(volume: Volume) -> str:
         expected = len(BlockGrid(volume.shape, volume.objects.block_shape))
         rows[-1] = ("bytes", f"{voxels * itemsize:,} as plain voxels, {size:,} stored")
         rows.append((objects, f"{count:,} of {expected:,} stored{_missing(volume, expected - count)}"))
-    if "JPEG 2000" in volume.format:
-        rows.append(("checksums", "none in this format: damage that still decodes is not noticed"))
-    return "\n".join(f"{title:<11} {text}" for title, text in rows)
+    rows.append(("checksums", describe_checksums(volume)))
+    return "\n".join(f"{title:<11} {one_line(text)}" for title, text in rows)
 
 
 def _place(volume: Volume) -> list[tuple[str, str]]:

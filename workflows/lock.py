@@ -40,7 +40,7 @@ def locked(
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(path.open("a+"))
+            file = stack.enter_context(open(path, "a+", encoding="utf-8", opener=_no_link))
             _take(file)
         except BlockingIOError as error:
             raise LockedError(
@@ -86,6 +86,10 @@ def is_locked(path: Path) -> bool | None:
     except OSError:
         return None
     return False
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _take(file: TextIO) -> None:

@@ -16,6 +16,7 @@ from cluster.profile import LocalProfile, Profile, SchedulerProfile, read_profil
 from pipeline.engine import Client
 from pipeline.errors import InputError
 from pipeline.geometry import Index, VoxelSize
+from pipeline.plain_text import lines, one_line
 from pipeline.volume.opening import Volume
 from workflows.config import BoxChoice
 from workflows.outlet import standard_error
@@ -154,13 +155,13 @@ def box_of(text: str | None) -> BoxChoice | None:
 def say(text: str, *, quiet: bool = False) -> None:
     """To standard error, where answers do not go."""
     if not quiet:
-        print(text, file=standard_error(), flush=True)
+        print(lines(text), file=standard_error(), flush=True)
 
 
 def warn_of(volumes: Iterable[Volume]) -> None:
     """Say what is wrong in the metadata of volumes and was read all the same."""
     for warning in sorted({text for volume in volumes for text in volume.warnings}):
-        say(f"voxcaliper: warning: {warning}")
+        say(f"voxcaliper: warning: {one_line(warning)}")
 
 
 def introduce(client: Client, offer: Workers, *, quiet: bool) -> None:

@@ -20,6 +20,7 @@ from pipeline.job import distance_dtype, ledger_of
 from pipeline.kernels import surface as surface_kernels
 from pipeline.memory import CARD_FIXED_BYTES, WORKER_BYTES, gathered_card_bytes, swept_card_bytes
 from pipeline.placement import AT_ORIGIN
+from pipeline.plain_text import one_line
 from pipeline.surface import WIDEST_BOUNDARY
 from pipeline.volume.opening import Volume, check_chosen, open_volume
 from pipeline.volume.whole_numbers import as_labels
@@ -271,11 +272,11 @@ def describe_comparison(job: ComparisonJob, plan: ComparisonPlan, workers: Worke
     on_gpu = plan.device == "gpu"
     if on_gpu:
         rows["device"] = describe_cards(max(stage.card_bytes for stage in plan.stages), plan.block_shape, workers)
-    lines = [f"{name:<12}{text}" for name, text in rows.items()]
+    lines = [f"{name:<12}{one_line(text)}" for name, text in rows.items()]
     lines.append("stages                tasks  memory a task" + ("  on the card" if on_gpu else ""))
     lines += [
         f"  {stage.name:<20}{stage.tasks:>7,}{gib(stage.memory_bytes):>15}"
         + (f"{gib(stage.card_bytes):>13}" if on_gpu else "")
         for stage in plan.stages
     ]
-    return "\n".join([*lines, *advice(job.volumes.values(), job.grid)])
+    return "\n".join([*lines, *map(one_line, advice(job.volumes.values(), job.grid))])

@@ -17,6 +17,7 @@ from pipeline.geometry import BlockGrid, Index, VoxelSize
 from pipeline.job import ThicknessJob, ledger_of
 from pipeline.memory import POOL_SHARE, WORKER_BYTES, card_bytes, task_bytes
 from pipeline.placement import AT_ORIGIN
+from pipeline.plain_text import one_line
 from pipeline.volume.opening import Volume, check_chosen, open_volume
 from pipeline.volume.whole_numbers import as_labels
 from pipeline.volume.writing import Multiscale, with_rotation_said
@@ -265,7 +266,7 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
         "available": f"{gib(workers.memory_bytes)} for each of {workers.threads} threads on {workers.description}",
     }
     rows["device"] = _describe_device(job, plan, workers)
-    lines = [f"{name:<12}{text}" for name, text in rows.items()]
+    lines = [f"{name:<12}{one_line(text)}" for name, text in rows.items()]
     on_gpu = plan.device == "gpu"
     lines.append("stages        tasks  memory a task" + ("  on the card" if on_gpu else ""))
     lines += [
@@ -273,7 +274,7 @@ def describe_plan(job: ThicknessJob, plan: ThicknessPlan, workers: Workers) -> s
         + (f"{gib(stage.card_bytes):>13}" if on_gpu else "")
         for stage in plan.stages
     ]
-    return "\n".join([*lines, *advice(job.volumes.values(), job.grid)])
+    return "\n".join([*lines, *map(one_line, advice(job.volumes.values(), job.grid))])
 
 
 def describe_distances(dtype: np.dtype[Any], voxel_size: VoxelSize) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.engine import Progress as Step
+from pipeline.plain_text import unwrapped
 from workflows.outlet import standard_error
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -143,5 +144,5 @@ def reporter(*, quiet: bool) -> Reporter:
     if quiet:
         return QuietReporter()
     stream = standard_error()
-    console = Console(file=stream, stderr=True)
+    console = Console(file=unwrapped(stream), stderr=True)  # draws with control characters
     return TerminalReporter(console) if console.is_terminal else LineReporter(stream)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.job import ledger_of
+from pipeline.plain_text import one_line
 from workflows.estimate import StageState, estimate, states_of
 from workflows.progress import duration
 from workflows.run_folder import RunFolder
@@ -101,7 +102,7 @@ def meaning(status: dict[str, Any]) -> str:
 
 def describe_status(status: dict[str, Any]) -> str:
     """The status as a person reads it."""
-    return "\n".join(_lines(status))
+    return "\n".join(map(one_line, _lines(status)))
 
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from cluster.schedule.timing import Timing
 from cluster.slurm import COMMAND_SECONDS, name_of
 from cluster.submit import driver_directives
 from pipeline.errors import InputError, RunError
+from pipeline.plain_text import check_words
 
 USUAL_PATH = ("/usr/bin", "/bin")
 """Where cron and systemd look for programs, wherever they run."""
@@ -45,9 +46,7 @@ class Task:
 
     def __post_init__(self) -> None:
         words = (str(self.subject), str(self.logs), *self.arguments, *self.options, *self.environment.values())
-        for word in words:
-            if any(ord(letter) < 32 or ord(letter) == 127 for letter in word):
-                raise InputError(f"{word!r} holds a line break or another control character; rename it.")
+        check_words("The path or word", words)
 
     @property
     def command(self) -> list[str]:

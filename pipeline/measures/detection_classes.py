@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.plain_text import plain_cell
 
 Pair = tuple[str, str]
 """A class, and a word that stands for it."""
@@ -96,7 +97,7 @@ def _of_csv(text: str, path: Path) -> Iterator[Pair]:
         if header.count("class") != 1 or not set(header) <= {"class", "alias", "label"}:
             raise InputError(f"{path}, line 1: the header must name class, and may name alias and label.")
         for row in rows:
-            cells = [cell.strip() for cell in row]
+            cells = [plain_cell(cell.strip()) for cell in row]
             if not any(cells):
                 continue
             where = f"{path}, line {rows.line_num}"

@@ -29,6 +29,7 @@ from pipeline.errors import InputError
 from pipeline.files import write_whole
 from pipeline.measures.detection_classes import BUGNIST, ClassTable
 from pipeline.objects import Described
+from pipeline.plain_text import plain_cell, safe_cell
 from pipeline.volume.files import READERS
 
 COLUMNS = ("volume", "class", "z", "y", "x")
@@ -87,7 +88,7 @@ def write_points(
     table.writerow((*COLUMNS, *(COLUMNS_UM if place_um else ())))
     for p in points:
         numbers = (*p.position, *(place_um(p.position) if place_um else ()))
-        table.writerow((p.volume, p.category, *map(repr, numbers)))
+        table.writerow((safe_cell(p.volume), safe_cell(p.category), *map(repr, numbers)))
     write_whole(path, text.getvalue())
 
 
@@ -126,7 +127,7 @@ def read_points(path: Path, classes: ClassTable | None = None) -> list[Point]:
 def _point(header: Sequence[str], row: Sequence[str], where: str, classes: ClassTable | None) -> Point:
     if len(row) != len(header):
         raise InputError(f"{where}: {len(row)} values, but the header names {len(header)} columns; mend the line.")
-    volume, category, *coordinates = (row[header.index(name)].strip() for name in COLUMNS)
+    volume, category, *coordinates = (plain_cell(row[header.index(name)].strip()) for name in COLUMNS)
     for name, value in (("volume", volume), ("class", category)):
         if not value:
             raise InputError(f"{where}: the {name} is empty; every point needs one.")

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import sqlite3
-import stat
 import tempfile
 import zlib
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pathlib import Path
 import diskcache
 
 from pipeline.errors import InputError, StorageError
+from pipeline.volume.own_folder import make_own
 from pipeline.volume.patience import reason
 
 FOLDER, SIZE = "VOXCALIPER_CACHE", "VOXCALIPER_CACHE_SIZE"
@@ -51,12 +51,10 @@ class Cache:
     def __init__(self, folder: Path, size: int) -> None:
         self.size = size
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            if wrong := make_own(folder):
                 raise StorageError(
-                    f"The cache {folder} is not a folder of this user alone (mode 0700), so others could exchange what"
-                    f" is in it; name another one in {FOLDER}, or set {SIZE}=0."
+                    f"The cache {folder} {wrong}, so others could exchange what is in it; name another one in {FOLDER},"
+                    f" or set {SIZE}=0."
                 )
             self._kept = diskcache.Cache(str(folder), size_limit=size, eviction_policy="least-recently-used")
         except (OSError, sqlite3.Error) as error:

@@ -12,6 +12,7 @@ from threading import Lock
 
 import indexed_gzip
 
+from pipeline.volume.limits import check_deflated
 from pipeline.volume.ranged import RangedFile
 from pipeline.volume.stores import Store
 
@@ -32,6 +33,7 @@ class CompressedFile:
 
     def __init__(self, store: Store, size: int) -> None:
         self._store, self._size = store, size
+        check_deflated(self._file_size(), size)
         self._stream: gzip.GzipFile | None = gzip.GzipFile(fileobj=RangedFile(store).buffered(READ_BYTES))
         self._index: indexed_gzip.IndexedGzipFile | None = None
         self._lock = Lock()  # the files have one position each

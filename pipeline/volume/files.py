@@ -28,6 +28,7 @@ from pipeline.volume.file_header import FileHeader
 from pipeline.volume.flat import Flat, NotAVolumeError, volume_shape
 from pipeline.volume.inflated import KEPT_BYTES as INFLATED_BYTES
 from pipeline.volume.inflated import PIECE_BYTES, InflatedFile
+from pipeline.volume.limits import check_deflated
 from pipeline.volume.meta_image import read_meta_image
 from pipeline.volume.mgh import read_mgh
 from pipeline.volume.mrc import read_mrc
@@ -340,6 +341,7 @@ def _described(read_header: Callable[[RangedFile], FileHeader], file: RangedFile
             where = f" in {header.data}" if header.data else ""
             raise NotAVolumeError(f"has {held.size:,} bytes{where} where {whole:,} are needed; fetch it again")
         return contents
+    check_deflated((header.deflated.stop or held.size) - header.deflated.start, whole)
     content = InflatedFile(held.read_at, header.deflated, whole)
     return replace(
         contents,

@@ -32,6 +32,7 @@ from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, stored_axes, stored_selection
 from pipeline.volume.choice import Choice, positions
+from pipeline.volume.hdf5_limits import check_chunks
 from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
 from pipeline.volume.patience import in_time, patiently, reason
 from pipeline.volume.ranged import RangedFile
@@ -90,7 +91,9 @@ class Hdf5Array:
     def _read(self, store: Store, box: Box) -> tuple[npt.NDArray[Any], dict[str, int]]:
         with _file(store) as file:
             dataset = _dataset(file, self.array_path, self.location)
-            return dataset[stored_selection(self.stored_axes, box, self.at)], _source_files(dataset, self.location)
+            selection = stored_selection(self.stored_axes, box, self.at)
+            check_chunks(dataset, selection)
+            return dataset[selection], _source_files(dataset, self.location)
 
     def _check_unchanged(self, store: Store, sources: dict[str, int] | None = None) -> None:
         found = store.stat("")

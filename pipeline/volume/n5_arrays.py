@@ -26,8 +26,10 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
+from pipeline.volume.bounded import check_blosc
 from pipeline.volume.choice import Choice, positions
 from pipeline.volume.layout import check_layout
+from pipeline.volume.limits import room, stored_bytes
 from pipeline.volume.metadata import THICKNESS_TAKEN
 from pipeline.volume.n5_codecs import RAW, with_lz4_decoded, without_extras
 from pipeline.volume.n5_metadata import factors_of, in_space
@@ -110,6 +112,10 @@ class N5Array:
         key = "/".join(map(str, stored))
         return f"{self.array_path}/{key}" if self.array_path else key
 
+    def _most_stored(self) -> int:
+        document = json.loads(self.metadata)
+        return room(math.prod(document["blockSize"]) * np.dtype(document["dataType"]).itemsize)
+
     async def _fetch(self, indices: list[tuple[int, ...]]) -> dict[str, bytes]:
         """The stored bytes of chunks under their keys within the array; those that are not stored are left out."""
         store, prototype, turn = open_store(self.location).zarr, default_buffer_prototype(), asyncio.Semaphore(AT_ONCE)
@@ -119,7 +125,8 @@ class N5Array:
                 buffer = await store.get(self._key(index), prototype)
             return "/".join(map(str, index)), None if buffer is None else buffer.to_bytes()
 
-        found = {key: body for key, body in await asyncio.gather(*map(one, indices)) if body is not None}
+        with stored_bytes(self._most_stored()):
+            found = {key: body for key, body in await asyncio.gather(*map(one, indices)) if body is not None}
         if len(found) < len(indices):
             await open_store(self.location).expect("/".join(filter(None, (self.array_path, DOCUMENT))))
         return found
@@ -163,6 +170,9 @@ def _check_header(document: dict[str, Any], key: str, chunk: bytes) -> None:
     if count != len(sides) or any(not a <= b <= c for a, b, c in zip(needed, stated, sides, strict=True)):
         shown = " × ".join(map(str, stated))
         raise ValueError(f"its header says {shown} voxels, but its place takes {' × '.join(map(str, needed))}")
+    if document["compression"].get("type") == "blosc":  # the others are decoded piece by piece
+        body = chunk[4 + 4 * len(sides) :]
+        check_blosc(body, room(math.prod(sides) * np.dtype(document["dataType"]).itemsize))
 
 
 def is_n5(store: Store) -> bool:

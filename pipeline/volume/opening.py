@@ -8,14 +8,16 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, VoxcaliperError
 from pipeline.placement import Position
 from pipeline.volume.choice import Choice, check_chosen
 from pipeline.volume.files import is_file, open_file
 from pipeline.volume.hdf5 import find_hdf5
+from pipeline.volume.limits import check_shape, check_special
 from pipeline.volume.n5_arrays import is_n5, open_n5
 from pipeline.volume.ome_files import find_ome_files
 from pipeline.volume.other_formats import way_out
+from pipeline.volume.patience import reason
 from pipeline.volume.precomputed import find_precomputed
 from pipeline.volume.slices import find_stack
 from pipeline.volume.stores import RefusedError, Store, absolute_location, open_store
@@ -104,9 +106,16 @@ def open_volume(
     for form in FORMATS:
         try:
             if (opens := form.find(store)) is not None:
-                return opens(level, voxel_size_um, *([choice] if form.has_channels else []))
+                volume = opens(level, voxel_size_um, *([choice] if form.has_channels else []))
+                check_shape(volume.name, volume.shape, volume.chunk_shape)
+                return volume
         except RefusedError as error:
             refused = refused or error
+        except (OSError, VoxcaliperError):
+            raise
+        except Exception as error:  # libraries raise whatever they like where a header is damaged
+            found = reason(error) if str(error) else type(error).__name__
+            raise InputError(f"{location} is not readable as {form.name} ({found}); its header is damaged.") from error
     raise refused or InputError(_nothing_there(location))
 
 
@@ -139,6 +148,7 @@ def _nothing_there(location: str) -> str:
     if os.path.islink(location) and not os.path.exists(location):
         return f"{location} is a link that points nowhere ({os.readlink(location)}); mend it."
     if os.path.exists(location):
+        check_special(location, os.stat(location).st_mode)
         way = way_out([location])
         return f"{location} is not read; {way}." if way else f"{location} is a file of no known kind{names}."
     folder = os.path.dirname(location)

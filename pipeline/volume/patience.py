@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from zarr.core.sync import sync
@@ -17,6 +17,7 @@ from zarr.core.sync import sync
 T = TypeVar("T")
 
 PAUSES_SECONDS = (1.0, 4.0, 16.0)
+MOST_READS = 1.5
 READ_SECONDS = 180.0
 """A piece of some 16 MiB that takes longer has a store that hangs."""
 PASSING = frozenset({
@@ -50,12 +51,16 @@ def in_time(read: Callable[..., T], *arguments: Any) -> T:
 
 
 def patiently(read: Callable[[], T]) -> T:
-    """What `read` returns, tried again where it fails with something that may pass; at last, its error."""
+    """What `read` returns, tried again where it fails with something that may pass; at last, its error.
+
+    Not tried again after MOST_READS times READ_SECONDS: a server that sends byte after byte would be waited for anew.
+    """
+    end = monotonic() + MOST_READS * READ_SECONDS
     for pause in PAUSES_SECONDS:
         try:
             return read()
         except Exception as error:
-            if not may_pass(error):
+            if not may_pass(error) or monotonic() > end:
                 raise
         sleep(pause)
     return read()

@@ -8,11 +8,10 @@ that way, all scales share one frame.
 from __future__ import annotations
 
 import asyncio
-import gzip
 import hashlib
 import json
+import math
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,6 +26,8 @@ from zarr.core.buffer import default_buffer_prototype
 from pipeline.errors import InputError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position
+from pipeline.volume.bounded import GZIP, inflated
+from pipeline.volume.limits import room, stored_bytes
 from pipeline.volume.metadata import plain_decimal, voxel_size_of
 from pipeline.volume.patience import reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
@@ -100,7 +101,8 @@ class PrecomputedArray:
                     buffer = await store.zarr.get(f"{key}.gz", prototype)
             return key, None if buffer is None else buffer.to_bytes()
 
-        found = {key: body for key, body in await asyncio.gather(*map(one, indices)) if body is not None}
+        with stored_bytes(room(math.prod(_sizes(json.loads(self.metadata))[1]) * 8 * 4)):  # labels, and their tables
+            found = {key: body for key, body in await asyncio.gather(*map(one, indices)) if body is not None}
         if len(found) < len(indices):
             await store.expect(DOCUMENT)
         return found
@@ -126,8 +128,8 @@ def _decoded(metadata: str, chunks: dict[str, bytes], box: Box) -> npt.NDArray[A
         content = chunks.pop(key)
         if content.startswith(b"\x1f\x8b") and not (raw and len(content) == _raw_bytes(document, key)):
             try:
-                content = gzip.decompress(content)
-            except (OSError, EOFError, zlib.error) as error:
+                content = inflated(content, room(_raw_bytes(document, key)), GZIP)
+            except ValueError as error:
                 raise ValueError(f"its gzip is damaged or cut off ({reason(error)})") from error
         memory.write(key, content).result()
     spec = {"driver": "neuroglancer_precomputed", "kvstore": {"driver": "memory"}, "scale_index": 0}

@@ -10,6 +10,7 @@ import io
 import os
 from typing import Any, BinaryIO, cast
 
+from pipeline.volume.limits import open_regular
 from pipeline.volume.patience import in_time
 from pipeline.volume.stores import Store
 
@@ -27,7 +28,7 @@ class RangedFile(io.RawIOBase):
         if "://" not in store.location:
             path = os.path.join(store.location, key) if key else store.location
             try:
-                self._descriptor = in_time(os.open, path, os.O_RDONLY)
+                self._descriptor = in_time(open_regular, path)
             except FileNotFoundError:
                 store.stat(key)  # which says of a link that it points nowhere
                 raise

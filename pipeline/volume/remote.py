@@ -35,7 +35,8 @@ from zarr.storage import ObjectStore
 from pipeline.errors import InputError
 from pipeline.volume import patience
 from pipeline.volume.cache import Entry, cache
-from pipeline.volume.web_index import page_at
+from pipeline.volume.limits import check_whole
+from pipeline.volume.web_index import check_leads, page_at
 
 T = TypeVar("T")
 
@@ -81,6 +82,7 @@ class RemoteStore(ObjectStore[Any]):
         super().__init__(_client(location), read_only=True)
         self._location = location
         self._origin = " ".join((*map(_environment, ENDPOINTS), location))
+        self._asked = False
         self.lists = not isinstance(self.store, HTTPStore)
 
     @property
@@ -99,6 +101,11 @@ class RemoteStore(ObjectStore[Any]):
 
     async def fetch(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The bytes of an object or of a range of it, None where it is not there."""
+        if not self.lists and (not self._asked or key.rpartition("/")[2] in DOCUMENTS):
+            # The client follows redirects without a word, and cannot be told which.
+            self._asked = True
+            url = "/".join((self._location, quote(key))) if key else self._location
+            await asyncio.to_thread(check_leads, url, CONNECT_SECONDS)
         body = await self._unless_refused(self._again(lambda: self._body(key, byte_range)))
         return None if body is None else prototype.buffer.from_bytes(body)
 
@@ -154,6 +161,8 @@ class RemoteStore(ObjectStore[Any]):
             return None if whole is None else _part(whole, byte_range)
         if answer is None:
             return None
+        if byte_range is None:
+            check_whole(f"{self._location}/{key}", key, answer.meta["size"])
         body = bytes(await answer.bytes_async())
         start, stop = answer.range
         if len(body) != stop - start:

@@ -16,11 +16,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
 import obstore
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError, StorageError
+from pipeline.volume.limits import check_special, check_whole, open_regular, read_whole
 from pipeline.volume.patience import patiently, reason
 from pipeline.volume.remote import RemoteStore
 from pipeline.volume.stored_objects import AT_ONCE, PAGE, ObjectStat, RefusedError, Store, opened
@@ -39,10 +40,30 @@ class LinkedStore(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        buffer = await super().get(key, prototype, byte_range)
-        if buffer is None:
-            _check_link(os.path.join(self.root, key))
-        return buffer
+        path = os.path.join(self.root, key) if key else str(self.root)
+        try:
+            body = await asyncio.to_thread(_body, path, key, byte_range)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            _check_link(path)
+            return None
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(body)
+
+
+def _body(path: str, key: str, wanted: ByteRequest | None) -> bytes:
+    """Bytes of a file: refused by its kind and size before they are read."""
+    with open(open_regular(path), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if wanted is None:
+            check_whole(path, key, size)
+            return read_whole(file, size)
+        start = wanted.start if isinstance(wanted, RangeByteRequest) else 0
+        if isinstance(wanted, OffsetByteRequest):
+            start = wanted.offset
+        elif isinstance(wanted, SuffixByteRequest):
+            start = max(0, size - wanted.suffix)
+        stop = min(size, wanted.end) if isinstance(wanted, RangeByteRequest) else size
+        file.seek(start)
+        return read_whole(file, max(0, stop - start))
 
 
 def _check_link(path: str) -> None:
@@ -64,7 +85,9 @@ class LocalFiles(Store):
         """As `Store.stat`; a file system needs no second thread for it."""
         path = os.path.join(self.location, key) if key else self.location
         try:
-            return patiently(lambda: _file_stat(os.stat(path)))
+            found = patiently(lambda: os.stat(path))
+            check_special(path, found.st_mode)
+            return _file_stat(found)
         except (FileNotFoundError, NotADirectoryError):
             _check_link(path)
             return None
@@ -84,7 +107,7 @@ class LocalFiles(Store):
                     folders.append(key)
                 elif entry.is_file():
                     yield key, _file_stat(entry.stat())
-                elif entry.is_symlink():  # it points nowhere, which is told when it is read
+                else:  # a link that points nowhere, or a pipe, which is told when it is read
                     yield key, ObjectStat(0, None, None)
 
     def _children(self, prefix: str, limit: int) -> Iterator[tuple[str, ObjectStat]]:
@@ -92,8 +115,8 @@ class LocalFiles(Store):
         return ((entry.name, _file_stat(entry.stat())) for entry in files)
 
     def _names(self, prefix: str, limit: int) -> Iterator[str]:
-        # Links that point nowhere are among them: a slice may be one.
-        return (e.name for e in self._entries(prefix) if e.is_file() or (e.is_symlink() and not e.is_dir()))
+        # Links that point nowhere, pipes and devices are among them: a slice may be one, which is told when it is read.
+        return (entry.name for entry in self._entries(prefix) if not entry.is_dir())
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
@@ -271,6 +294,16 @@ KINDS: dict[str, type[LocalFiles | RemoteObjects]] = {
 IP_ADDRESS = re.compile(r"//\[[0-9a-fA-F:.]+\]")
 
 
+SECRET = re.compile(r"[?#;&][^/=?#;&]*=")
+"""How what is given to a server beside a path begins, such as ;token=, encoded or not."""
+
+
+def _decoded(text: str) -> str:
+    for _ in range(3):  # encoded more than once
+        text = unquote(text)
+    return text
+
+
 def open_store(location: str) -> Store:
     """The store of a location; within a process, the same one for the same location. Nothing is read yet.
 
@@ -322,9 +355,17 @@ def absolute_location(location: str) -> str:
             f"An address that begins with {scheme}:// cannot be understood; write {scheme}://HOST/PATH."
         ) from error
     user, _, host = parts.netloc.rpartition("@")
-    if "?" in rest or ":" in user or (user and scheme in KINDS):
+    secret = SECRET.search(plain_path := _decoded(parts.path))
+    if (
+        "?" in rest
+        or ":" in user
+        or (user and scheme in KINDS)
+        or secret
+        or SECRET.search(f"#{_decoded(parts.fragment)}")
+    ):
+        shown = plain_path[: secret.start()] if secret else parts.path
         raise InputError(
-            f"{scheme}://{host}{parts.path}: an address with a password or a signature would be written into results;"
+            f"{scheme}://{host}{shown}: an address with a password or a signature would be written into results;"
             " leave it out and give credentials in the environment."
         )
     if scheme in ("http", "https"):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Iterator
 from html.parser import HTMLParser
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from time import monotonic
-from typing import cast
+from typing import Any, cast
+from urllib.error import HTTPError
 from urllib.parse import unquote, urljoin, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pipeline.errors import InputError
 
@@ -27,13 +32,62 @@ class _Links(HTMLParser):
             self.targets.append(target)
 
 
+class NotInside(HTTPRedirectHandler):
+    """Follows no redirect from a server elsewhere to this machine or to a link-local address."""
+
+    def redirect_request(self, req: Request, *others: Any) -> Request | None:
+        try:
+            check_redirect(req.full_url, others[-1])
+        except InputError:
+            others[0].close()  # the answer
+            raise
+        return super().redirect_request(req, *others)
+
+
+def check_redirect(url: str, target: str) -> None:
+    """Raise InputError where a server elsewhere leads to this machine, or to services of its own network segment."""
+    if is_inside(target) and not is_inside(url):
+        raise InputError(
+            f"{url} leads to an address inside of this machine or its network, which a server elsewhere may not do;"
+            " give the address of the volume itself."
+        )
+
+
+def is_inside(url: str) -> bool:
+    """Whether the host of an address is this machine, or link-local, as the metadata services of clouds are."""
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname or "", None, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return False
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    mapped = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
+    return any(address.is_loopback or address.is_link_local or address.is_unspecified for address in mapped)
+
+
+def check_leads(url: str, seconds: float) -> None:
+    """Ask once where an address leads; raise InputError as `check_redirect` does. What else fails is told later."""
+    if is_inside(url):
+        return
+    with contextlib.suppress(OSError, HTTPException), closing_errors():
+        build_opener(NotInside).open(Request(url, method="HEAD"), timeout=seconds).close()  # noqa: S310  http(s)
+
+
+@contextlib.contextmanager
+def closing_errors() -> Iterator[None]:
+    """Answers that are errors hold a connection."""
+    try:
+        yield
+    except HTTPError as error:
+        error.close()
+
+
 def page_at(url: str, seconds: float) -> tuple[str, bytes]:
     """A page and where it lies, after redirects. Servers do not say the length of pages that they make up (chunked).
 
     Raises what urllib and http.client raise, and TimeoutError where all of it takes longer than some seconds.
     """
     end, size, parts = monotonic() + seconds, 0, []
-    with cast(HTTPResponse, urlopen(Request(url), timeout=seconds)) as answer:  # noqa: S310  http(s) is all we are given
+    with cast(HTTPResponse, build_opener(NotInside).open(Request(url), timeout=seconds)) as answer:  # noqa: S310  http(s)
         while part := answer.read1(2**16):
             size += len(part)
             parts.append(part)

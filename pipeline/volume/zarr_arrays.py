@@ -27,8 +27,10 @@ from pipeline.errors import InputError, StorageError, VoxcaliperError
 from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Placement, Position, Turn
 from pipeline.volume.axes import as_zyx, in_order, object_index, stored_axes, stored_index, stored_selection
+from pipeline.volume.bounded import bounded
 from pipeline.volume.choice import Choice, positions
 from pipeline.volume.layout import check_layout
+from pipeline.volume.limits import STORED_BYTES, check_shape, room, stored_bytes
 from pipeline.volume.metadata import OWN, THICKNESS_TAKEN, ImageMetadata, exact_decimal, image_metadata
 from pipeline.volume.patience import patiently, reason, within_time
 from pipeline.volume.stores import ObjectStat, Store, open_store
@@ -58,6 +60,9 @@ class ZarrArray:
         blosc = array.shards is None and any("Blosc" in type(codec).__name__ for codec in array.compressors)
         checked = WholeChunks(opened.store_path.store, blosc=blosc)
         reading = replace(opened, store_path=StorePath(checked, opened.store_path.path))
+        itemsize = np.dtype(array.dtype).itemsize
+        pipeline = bounded(reading.codec_pipeline, math.prod(array.chunks) * itemsize)
+        object.__setattr__(reading, "codec_pipeline", pipeline)  # as its own constructor does
         parts = [box]
         if array.shards is not None and "://" in self.location:
             # Zarr asks for the chunks of a shard one after the other.
@@ -65,7 +70,8 @@ class ZarrArray:
 
         async def read_all() -> list[npt.NDArray[Any]]:
             selections = [stored_selection(self.stored_axes, part, self.at) for part in parts]
-            found = await asyncio.gather(*(reading.getitem(selection) for selection in selections))
+            with stored_bytes(room(math.prod(array.shards or array.chunks) * itemsize)):
+                found = await asyncio.gather(*(reading.getitem(selection) for selection in selections))
             if checked.found_nothing:
                 await store.expect("/".join(filter(None, (self.array_path, _document_name(array)))))
             return [as_zyx(self.stored_axes, np.asarray(voxels)) for voxels in found]
@@ -104,6 +110,10 @@ class ZarrArray:
             )
 
         return ((key, stat) for key, stat in store.list_array(top, counts) if is_own(key))
+
+    def opened(self) -> zarr.Array[Any]:
+        """The array as Zarr has it."""
+        return self._open()
 
     def is_object(self, array: zarr.Array[Any], key: str) -> bool:
         """Whether an object of the array as it is stored, with all channels, has this key."""
@@ -151,6 +161,9 @@ class WholeChunks(WrapperStore[zarr.abc.store.Store]):
         self._blosc, self.found_nothing = blosc, False
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        most = STORED_BYTES.get()
+        if isinstance(byte_range, RangeByteRequest) and most is not None and byte_range.end - byte_range.start > most:
+            raise ValueError(f"its index asks for {byte_range.end - byte_range.start:,} bytes, more than it can take")
         buffer = await super().get(key, prototype, byte_range)
         if buffer is None:
             self.found_nothing = True
@@ -297,6 +310,7 @@ def _describe(
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {dtype}; bool, integer or float is needed.")
+    check_shape(where, array.shape, (*array.chunks, *(array.shards or ())))
     names = image.axis_names(location, array.ndim) if image else _axis_names(array)
     cut = positions(where, array.shape, names, choice, image.channels if image else ())
     axes = stored_axes(where, cut.shape, names)

@@ -19,6 +19,8 @@ import zarr.abc.store
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
+from pipeline.volume.bounded import BARE, inflated
+from pipeline.volume.limits import check_whole
 from pipeline.volume.stored_objects import ObjectStat, Store
 
 SUFFIXES = (".zip", ".ozx")
@@ -155,9 +157,10 @@ class ZipZarr(zarr.abc.store.Store):
         first = member.position + HEAD.size + name + extra
         if stored and (start, stop) != (0, member.size):
             return await self._bytes(first + start, first + stop)
+        check_whole(f"{self._location}/{key}", key, member.size)
         content = await self._bytes(first, first + member.packed)
         if not stored:
-            content = await asyncio.to_thread(zlib.decompress, content, -15)
+            content = await asyncio.to_thread(inflated, content, member.size, BARE)
         if len(content) != member.size or zlib.crc32(content) != member.crc32:
             raise ValueError(f"its checksum in the archive does not match ({key})")
         return content[start:stop]

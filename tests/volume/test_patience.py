@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr.storage
 
 from pipeline.errors import StorageError
 from pipeline.volume import patience
 from pipeline.volume.opening import open_volume
 from pipeline.volume.remote import QUICK_PAUSES_SECONDS
+from pipeline.volume.stores import LinkedStore
 from tests.volume.stores import grey, write_ome_zarr
 
 
@@ -43,7 +43,7 @@ class Failing:
     """The local store, whose reads of chunks fail so many times with an error."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int, error: OSError) -> None:
-        plain, self.tries = zarr.storage.LocalStore.get, 0
+        plain, self.tries = LinkedStore.get, 0
 
         async def get(store: Any, key: str, *arguments: Any, **options: Any) -> Any:
             if "/c/" in key:
@@ -52,7 +52,7 @@ class Failing:
                     raise error
             return await plain(store, key, *arguments, **options)
 
-        monkeypatch.setattr(zarr.storage.LocalStore, "get", get)
+        monkeypatch.setattr(LinkedStore, "get", get)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN])

@@ -1,8 +1,10 @@
 """The catalogue of a release: one tidy table, a row for each statistic of each label and region of each entry.
 
 ROOT/releases/RELEASE/catalogue.parquet and catalogue.csv hold the same rows in the order of the release's record. The
-columns are those of COLUMNS; the Parquet file carries their descriptions as metadata of its fields. An entry without a
-result, such as one that failed at its first try, has one row without a statistic, whose status_reason says why.
+columns are those of COLUMNS; texts that a spreadsheet would run have an apostrophe in front in both
+(`pipeline.plain_text`), which `open_catalogue` takes off. The Parquet file carries their descriptions as metadata of
+its fields. An entry without a result, such as one that failed at its first try, has one row without a statistic, whose
+status_reason says why.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import xarray as xr
 
 from pipeline.errors import RunError, StorageError
 from pipeline.files import as_text, whole_file
+from pipeline.plain_text import plain_cell, safe_row
 from workflows.atlas.flattening import ALL, Statistic, statistics_of
 from workflows.atlas.records import EntryRecord
 from workflows.atlas.release_folder import ReleaseFolder, open_release, understood
@@ -77,6 +80,7 @@ class Written:
         table, places = self._read
         found = places.get((entry.dataset, entry.workflow), [])
         rows = table.slice(found[0], len(found)).to_pylist() if len(found) else []  # an entry is written in one go
+        rows = [{name: plain_cell(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
         return [{name: row[name] for name in self._columns} for row in rows if row["statistic"] is not None]
 
     @property
@@ -116,7 +120,7 @@ def write_catalogue(root: Path, identifier: str) -> Path:
             plain = csv.DictWriter(text, COLUMNS, lineterminator="\n")
             plain.writeheader()
             with pyarrow.parquet.ParquetWriter(parquet, SCHEMA, compression="zstd") as writer:
-                while batch := list(islice(rows, ROWS_AT_ONCE)):
+                while batch := [safe_row(row) for row in islice(rows, ROWS_AT_ONCE)]:
                     plain.writerows(batch)
                     writer.write_table(pyarrow.Table.from_pylist(batch, SCHEMA))
     except OSError as error:
@@ -216,7 +220,14 @@ def open_catalogue(root_or_release: str | Path) -> pandas.DataFrame:
         table = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise RunError(f"{path} is damaged; make it again with `voxcaliper atlas report RELEASE.toml`.") from error
-    return table.to_pandas(types_mapper={pyarrow.int32(): pandas.Int32Dtype()}.get)
+    found = table.to_pandas(types_mapper={pyarrow.int32(): pandas.Int32Dtype()}.get)
+    for name in found.columns:
+        if isinstance(found[name].dtype, pandas.CategoricalDtype):
+            words = found[name].cat.categories
+            plain = [plain_cell(str(word)) for word in words]
+            if plain != list(words) and len(set(plain)) == len(plain):
+                found[name] = found[name].cat.rename_categories(plain)
+    return found
 
 
 def to_xarray(catalogue: pandas.DataFrame, workflow: str = "thickness") -> xr.Dataset:

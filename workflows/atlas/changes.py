@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.errors import StorageError
 from pipeline.files import as_text, whole_file
+from pipeline.plain_text import safe_cell
 from pipeline.report import Changes, EntryChange, KeyChange, ValueChange
 from workflows.atlas.catalogue import Written
 from workflows.atlas.flattening import ALL
@@ -160,7 +161,7 @@ def write_changes(root: Path, identifier: str, since: str | None = None) -> Chan
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(CSV_COLUMNS)
             for entry in changed_entries(old, new):
-                writer.writerows(_table_rows(entry))
+                writer.writerows([safe_cell(cell) for cell in row] for row in _table_rows(entry))
                 found.append(shortened(entry))
     except OSError as error:
         raise StorageError(

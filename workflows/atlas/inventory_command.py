@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from pipeline.errors import InputError
 from pipeline.files import write_whole
+from pipeline.plain_text import one_line, safe_cell, unwrapped
 from workflows.atlas.costs import MARGIN
 from workflows.atlas.inventory import BLOCK_SHAPE, Listed, at_level, read_inventory, selected
 from workflows.options import LevelOption, ThresholdOption, numbers, say, threshold_of
@@ -134,7 +136,9 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
-    writer.writerows([" ".join(map(str, v)) if isinstance(v, list) else v for v in row.values()] for row in rows)
+    writer.writerows(
+        [safe_cell(" ".join(map(str, v)) if isinstance(v, list) else v) for v in row.values()] for row in rows
+    )
     return text.getvalue()
 
 
@@ -180,7 +184,7 @@ def _show(listed: Sequence[Listed]) -> None:
     """A table on a terminal that is wide enough, plain columns elsewhere."""
     rows = [tuple(COLUMNS), *map(_cells, listed), _total_cells(listed)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    console = Console()
+    console = Console(file=unwrapped(sys.stdout))
     if console.is_terminal and LEAST_NAME + sum(widths[1:]) + 3 * len(widths) <= console.width:
         console.print(_table(rows))
         return
@@ -199,7 +203,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Table:
     for (name, side), total in zip(COLUMNS.items(), rows[-1], strict=True):
         table.add_column(name, total, justify=side, no_wrap=name != "name", overflow="fold")
     for row in rows[1:-1]:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(one_line(cell)) for cell in row))
     return table
 
 
