@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from distributed import Client
+from playwright.sync_api import Browser
 from pydantic import BaseModel
 
 from cluster.observed import show_page
@@ -17,7 +18,7 @@ from cluster.open import open_cluster
 from cluster.profile import LocalProfile
 from pipeline.plain_text import lines
 from tests.results.pages import BROWSER
-from tests.results.test_hostile_names import WITH_CONTROLS, Browser, browser, check
+from tests.results.test_hostile_names import WITH_CONTROLS, browser, check
 from workflows.config import StagePlan, ThicknessConfig
 from workflows.run_folder import create_run
 from workflows.run_state import RunState
