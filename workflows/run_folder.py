@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import RunError, StorageError
 from pipeline.files import PARTIAL, write_json
 from pipeline.job import ledger_of
+from pipeline.plain_text import one_line
 from workflows.config import (
     COMPARISON_MAPS,
     ComparisonConfig,
@@ -61,6 +62,13 @@ class _LogFile(logging.FileHandler):
     def close(self) -> None:
         with contextlib.suppress(OSError):
             super().close()
+
+
+class _LogLine(logging.Formatter):
+    """A line for each entry, with control characters of names as escapes: logs are read in terminals."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,7 @@ class RunFolder:
                 f"{self.path / 'run.log'} cannot be made: {error.strerror}; make room or mend the permissions there,"
                 " then resume the run."
             ) from error
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_LogLine("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False

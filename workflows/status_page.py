@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from pipeline.plain_text import lines
 from workflows.progress import duration
 from workflows.run_folder import open_run_folder
 from workflows.status import meaning, run_status, what_is_left
@@ -33,7 +34,7 @@ def status_page(run: Path) -> str:
     rows = "".join(_row(stage, at_work=stage["name"] == found["stage"]) for stage in found["stages"])
     process = found["process"] or {}
     workers = f"{process['workers']} workers, {process['retries']} batches lost with one" if process else ""
-    return f"""<!DOCTYPE html>
+    page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="referrer" content="no-referrer">
 <title>{escape(run.name)} – voxcaliper</title>
 <meta http-equiv="refresh" content="{SECONDS_BETWEEN_LOOKS}"><style>{STYLE}</style></head><body>
@@ -46,6 +47,7 @@ def status_page(run: Path) -> str:
 <nav>Dask: <a href="../status">status</a><a href="../tasks">tasks</a><a href="../workers">workers</a><a
  href="../profile">profile</a></nav>
 <p>{escape(str(run))}</p></body></html>"""
+    return lines(page)  # names without control characters
 
 
 def _row(stage: dict[str, Any], *, at_work: bool) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from pipeline import plain_text
 from pipeline.files import write_whole
 from pipeline.report import numbers
 from pipeline.report.templates import rendered
@@ -101,7 +102,7 @@ def render_text(content: UnattendedContent) -> str:
                 lines.append(f"- and {content.counts[outcome] - len(shown)} more")
     if content.notes:
         lines += ["", *content.notes]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(plain_text.one_line, lines)) + "\n"
 
 
 def _line(entry: EntryLine) -> str:
@@ -117,7 +118,6 @@ def write_unattended(folder: Path, content: UnattendedContent) -> str:
     """Write summary.txt and summary.html, each whole or not at all; returns the text. Raises StorageError."""
     text = render_text(content)
     write_whole(folder / "summary.txt", text)
-    write_whole(
-        folder / "summary.html", rendered("unattended.html.j2", content=content, headlines=HEADLINES, time=TIME)
-    )
+    page = rendered("unattended.html.j2", content=content, headlines=HEADLINES, time=TIME)
+    write_whole(folder / "summary.html", plain_text.lines(page))
     return text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -29,20 +29,21 @@ CLIENTS = ("aiohttp", "azure", "urllib3")
 """Packages behind fsspec whose own errors mean that a store did not answer as it should."""
 
 
+async def limited(reading: Awaitable[T]) -> T:
+    """What is awaited. Ends it after READ_SECONDS and raises TimeoutError."""
+    limit = asyncio.timeout(READ_SECONDS)
+    try:
+        async with limit:
+            return await reading
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TimeoutError(errno.ETIMEDOUT, f"the store did not answer within {READ_SECONDS:g} s") from error
+
+
 def within_time(reading: Coroutine[Any, Any, T]) -> T:
     """The result of one of Zarr's coroutines. Ends it after READ_SECONDS and raises TimeoutError."""
-
-    async def limited() -> T:
-        limit = asyncio.timeout(READ_SECONDS)
-        try:
-            async with limit:
-                return await reading
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise TimeoutError(errno.ETIMEDOUT, f"the store did not answer within {READ_SECONDS:g} s") from error
-
-    return sync(limited())
+    return sync(limited(reading))
 
 
 def in_time(read: Callable[..., T], *arguments: Any) -> T:

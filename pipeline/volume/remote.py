@@ -172,6 +172,10 @@ class RemoteStore(ObjectStore[Any]):
         return body
 
     async def _again(self, request: Callable[[], Awaitable[T]]) -> T:
+        """What is requested, within patience.READ_SECONDS for all tries: Zarr opens documents without a limit."""
+        return await patience.limited(self._tries(request))
+
+    async def _tries(self, request: Callable[[], Awaitable[T]]) -> T:
         for pause in (*QUICK_PAUSES_SECONDS, None):
             try:
                 return await request()

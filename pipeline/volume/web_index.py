@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
-from http.client import HTTPException, HTTPResponse
-from time import monotonic
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from threading import Timer
 from typing import Any, cast
 from urllib.error import HTTPError
 from urllib.parse import unquote, urljoin, urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from pipeline.errors import InputError
 
@@ -44,6 +44,72 @@ class NotInside(HTTPRedirectHandler):
         return super().redirect_request(req, *others)
 
 
+class _Line:
+    """The connections of a request, which are cut when its time is over; a plain timeout begins anew with each byte."""
+
+    def __init__(self) -> None:
+        self.is_cut, self.twins = False, list[socket.socket]()
+
+    def cut(self) -> None:
+        """End them all, in whatever thread they are read."""
+        self.is_cut = True
+        for twin in self.twins:
+            with contextlib.suppress(OSError):
+                twin.shutdown(socket.SHUT_RDWR)
+
+    def connection(self, kind: type[_Plain]) -> Callable[..., _Plain]:
+        """Makes connections of this line."""
+
+        def made(*arguments: Any, **options: Any) -> _Plain:
+            connection = kind(*arguments, **options)
+            connection.line = self
+            return connection
+
+        return made
+
+
+class _Plain(HTTPConnection):
+    line: _Line
+
+    def connect(self) -> None:
+        super().connect()
+        self.line.twins.append(self.sock.dup())
+
+
+class _Tls(HTTPSConnection, _Plain):
+    """Its own `connect` calls that of `_Plain` before both ends agree on a key."""
+
+
+class _Opener(HTTPSHandler, HTTPHandler):
+    def __init__(self, line: _Line) -> None:
+        super().__init__()
+        self.line = line
+
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(self.line.connection(_Plain), req)
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(self.line.connection(_Tls), req)
+
+
+@contextlib.contextmanager
+def answered(request: Request, seconds: float) -> Iterator[HTTPResponse]:
+    """The answer of a server, after redirects. Raises TimeoutError where all of it takes longer than some seconds."""
+    line = _Line()
+    timer = Timer(seconds, line.cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        with cast(HTTPResponse, build_opener(NotInside, _Opener(line)).open(request, timeout=seconds)) as answer:
+            yield answer
+    finally:
+        timer.cancel()
+        for twin in line.twins:
+            twin.close()
+        if line.is_cut:
+            raise TimeoutError(f"the answer was not complete within {seconds:g} s")
+
+
 def check_redirect(url: str, target: str) -> None:
     """Raise InputError where a server elsewhere leads to this machine, or to services of its own network segment."""
     if is_inside(target) and not is_inside(url):
@@ -68,8 +134,9 @@ def check_leads(url: str, seconds: float) -> None:
     """Ask once where an address leads; raise InputError as `check_redirect` does. What else fails is told later."""
     if is_inside(url):
         return
-    with contextlib.suppress(OSError, HTTPException), closing_errors():
-        build_opener(NotInside).open(Request(url, method="HEAD"), timeout=seconds).close()  # noqa: S310  http(s)
+    asking = answered(Request(url, method="HEAD"), seconds)  # noqa: S310  http(s)
+    with contextlib.suppress(OSError, HTTPException), closing_errors(), asking:
+        pass
 
 
 @contextlib.contextmanager
@@ -86,8 +153,8 @@ def page_at(url: str, seconds: float) -> tuple[str, bytes]:
 
     Raises what urllib and http.client raise, and TimeoutError where all of it takes longer than some seconds.
     """
-    end, size, parts = monotonic() + seconds, 0, []
-    with cast(HTTPResponse, build_opener(NotInside).open(Request(url), timeout=seconds)) as answer:  # noqa: S310  http(s)
+    size, parts = 0, []
+    with answered(Request(url), seconds) as answer:  # noqa: S310  http(s)
         while part := answer.read1(2**16):
             size += len(part)
             parts.append(part)
@@ -96,8 +163,6 @@ def page_at(url: str, seconds: float) -> tuple[str, bytes]:
                 return answer.url, parts[0]
             if size > LARGEST_PAGE:
                 raise InputError(f"{url} shows more than {LARGEST_PAGE >> 20} MiB of names; give a smaller folder.")
-            if monotonic() > end:
-                raise TimeoutError(f"the page was not complete within {seconds:g} s")
         if answer.length:
             raise ConnectionError(f"the page was cut, {answer.length:,} bytes are missing")
         return answer.url, b"".join(parts)

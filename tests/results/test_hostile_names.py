@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from pipeline.plain_text import lines
 from pipeline.report import write_release, write_report
 from pipeline.report.comparison import write_comparison
+from pipeline.report.unattended import EntryLine, UnattendedContent, write_unattended
 from tests.atlas.synthetic import release
 from tests.results.comparisons import comparison_of, content_of, label_measures
 from tests.results.pages import BROWSER
 from tests.results.test_report import result_of, rich
+from tests.results.test_unattended_page import content
 
 pytestmark = [
     pytest.mark.browser,
@@ -32,6 +36,7 @@ NAMES = [
     "<style>*{background:url(http://192.0.2.1/)}</style>",
     f"javascript:{PWNED}",
 ]
+WITH_CONTROLS = [*NAMES, "=HYPERLINK('http://192.0.2.1/')", "\x1b]0;pwned\x07\r\n<b>\u202epwned\udcff"]
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +47,16 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-def check(browser: Browser, path: Path) -> None:
-    """Open a page, press and point at everything, and look at what came of it."""
+def check(browser: Browser, path: Path | str) -> None:
+    """Open a page, a file or an address, press and point at everything, and look at what came of it."""
+    address = path if isinstance(path, str) else path.as_uri()
     page = browser.new_context().new_page()
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
+    page.goto(address)
     page.evaluate("for (const one of document.querySelectorAll('input,button,select,[tabindex]')) one.focus()")
     page.wait_for_timeout(100)
-    assert [url for url in requests if not url.startswith(("data:", path.as_uri()))] == []
+    assert [url for url in requests if not url.startswith(("data:", address))] == []
     assert page.title() != "pwned"
     live = "[onerror],[onload],[onfocus],[autofocus],[srcdoc],iframe,object,embed,img[src^=http]"
     assert page.locator(live).count() == 0
@@ -87,3 +93,20 @@ def test_the_page_of_a_release(browser: Browser, tmp_path: Path, name: str) -> N
     ]
     write_release(tmp_path / "index.html", replace(content, title=name, entries=hostile))
     check(browser, tmp_path / "index.html")
+
+
+@pytest.mark.parametrize("name", WITH_CONTROLS)
+def test_the_page_of_an_unattended_run(browser: Browser, tmp_path: Path, name: str) -> None:
+    texts = [write_unattended(tmp_path, _unattended(words)) for words in ("plain", name)]
+    assert len(texts[0].splitlines()) == len(texts[1].splitlines()), "no name makes a line of its own"
+    for shown in (texts[1], (tmp_path / "summary.html").read_text("utf-8")):
+        assert lines(shown) == shown, "no control character"
+    check(browser, tmp_path / "summary.html")
+
+
+def _unattended(name: str) -> UnattendedContent:
+    outcomes: tuple[Literal["made", "failed", "waiting"], ...] = ("made", "failed", "waiting")
+    entries = tuple(EntryLine(name, outcome, name, 1.0, 1, f"../{name}") for outcome in outcomes)
+    return content(
+        name=name, manifest=name, log=name, root=name, release=name, troubles=(name,), notes=(name,), entries=entries
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from workflows import convert_room
 from workflows.comparison_results import write_table
 from workflows.convert_volume import convert
 from workflows.lock import locked
+from workflows.run_folder import RunFolder
 
 ESCAPES = "\x1b]0;pwned\x07\x1b[31mred\rover\x08\x9b2J\u202egpj.\u2028"
 CONTROLS = frozenset(map(chr, (*range(9), *range(11, 32), *range(127, 160), 0x202E, 0x2028)))
@@ -112,6 +114,24 @@ def test_no_field_of_a_profile_becomes_shell(tmp_path: Path, field: str) -> None
     with pytest.raises(InputError, match="cannot be used"):
         slurm(field, tmp_path)
     assert isinstance(slurm('python = "conda run python3"', tmp_path), SlurmProfile)
+
+
+def test_the_log_of_a_run_has_a_line_for_each_entry_and_no_control_character(tmp_path: Path) -> None:
+    path = tmp_path / f"{ESCAPES}\n2026-12-01 10:00:00,000 INFO complete.ome.zarr"
+    write_ome_zarr(path, np.eye(4, dtype=np.uint8)[None].repeat(4, 0))
+    done = voxcaliper(tmp_path / "out", "thickness", path, "--run", tmp_path / "run", "--workers", "1", "--quiet")
+    assert done.code == 0, done
+    log = (tmp_path / "run" / "run.log").read_text("utf-8")
+    assert not CONTROLS & set(log)
+    assert "\\x1b]0;pwned" in log
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) ", line) for line in log.splitlines())
+    assert len([line for line in log.splitlines() if "INFO complete" in line and "begin:" not in line]) == 1
+
+
+def test_what_is_no_text_is_logged_too(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).logged() as log:
+        log.info("begin: %s", os.fsdecode(b"\xff\xfe.npy"))
+    assert "begin: \\xff\\xfe.npy\n" in (tmp_path / "run.log").read_text("utf-8")
 
 
 def test_a_lock_follows_no_link(tmp_path: Path) -> None:
