@@ -33,12 +33,15 @@ PORT_TAKEN = r"\s*Port \d+ is already in use"
 """What Dask warns of when someone was faster; it takes another port then, and that one is shown."""
 TERMINATE_SHARE = 0.98
 """A worker process that takes more than this share of its memory is ended before the system does it."""
-MEMORY_SETTINGS = {
+WORKER_SETTINGS = {
     # The planner has the memory summed up; spilling or pausing would only hide a wrong sum.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": TERMINATE_SHARE,
+    # Dask's profiler asks for the frames of all threads, which may lock a process for ever before Python 3.12 (a
+    # garbage collection meanwhile: python/cpython issue 106883).
+    "distributed.worker.profile.enabled": False,
 }
 
 

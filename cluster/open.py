@@ -13,7 +13,7 @@ from distributed import Client
 
 from cluster.cards import Card
 from cluster.local import (
-    MEMORY_SETTINGS,
+    WORKER_SETTINGS,
     DeviceChoice,
     Workers,
     default_workers,
@@ -65,7 +65,7 @@ def open_cluster(
         "distributed.scheduler.allowed-failures": PREEMPTIBLE_FAILURES if preemptible else FAILURES,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
         "distributed.scheduler.worker-ttl": None,  # our watches look for silent workers, see cluster/silence.py
-        **MEMORY_SETTINGS,
+        **WORKER_SETTINGS,
     }
     # What happens to a cluster becomes one sentence of ours. For good: Dask also speaks of connections after their end.
     for handler in logging.getLogger("distributed").handlers:  # that of all its loggers, which have levels of their own

@@ -24,7 +24,7 @@ from distributed.security import Security
 
 from cluster.closed import ClosedScheduler
 from cluster.environment import shell_lines
-from cluster.local import MEMORY_SETTINGS
+from cluster.local import WORKER_SETTINGS
 from cluster.profile import SlurmProfile
 from pipeline.plain_text import check_words
 
@@ -120,7 +120,7 @@ def environment_lines(profile: SlurmProfile) -> list[str]:
     """Lines of shell before the worker: what the user gave, Dask's settings, the scratch folder, the cache."""
     settings = [
         f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={value}"
-        for key, value in MEMORY_SETTINGS.items()
+        for key, value in WORKER_SETTINGS.items()
     ]
     scratch = [f'export TMPDIR="{profile.scratch}"', 'mkdir -p "$TMPDIR"'] if profile.scratch else []
     return [*profile.setup, *settings, *scratch, *shell_lines(profile)]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import dask
 import pytest
 from hypothesis import settings
 
@@ -19,6 +20,9 @@ settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
+# As in workers: what Dask's profiler may do to a process stands in cluster/local.py.
+os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"
+dask.config.refresh()
 os.environ["VOXCALIPER_CACHE_SIZE"] = "0"  # a test that is about the cache has one of its own
 
 

@@ -35,6 +35,7 @@ export DASK_DISTRIBUTED__WORKER__MEMORY__TARGET=False
 export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False
 export DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE=False
 export DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE=0.98
+export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False
 export TMPDIR="/scratch/$USER"
 mkdir -p "$TMPDIR"
 if (set -u; : "/scratch/$USER/cache") 2>/dev/null; then export VOXCALIPER_CACHE="/scratch/$USER/cache"; \
