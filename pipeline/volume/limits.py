@@ -110,6 +110,8 @@ def check_document(name: str, size: int) -> None:
 
 def check_shape(name: str, shape: Sequence[int], chunk_shape: Sequence[int]) -> None:
     """Raise InputError for sizes that no volume has: sides below 1, or more voxels than can be counted."""
+    if min(shape, default=1) == 0:
+        raise InputError(f"{name} is empty, shape {tuple(shape)}; a volume has at least one voxel.")
     if any(side < 1 for side in (*shape, *chunk_shape)):
         raise InputError(
             f"{name} states the shape {_times(shape)} in chunks of {_times(chunk_shape)}; each side needs at least one"

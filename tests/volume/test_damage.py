@@ -20,7 +20,7 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec
 
-from pipeline.errors import StorageError
+from pipeline.errors import PlanError, StorageError
 from pipeline.geometry import Box, VoxelSize
 from pipeline.volume.opening import Volume, open_volume
 from pipeline.volume.writing import Multiscale, create_multiscale, sweep_partials
@@ -221,6 +221,9 @@ def test_a_full_disk_while_blocks_are_written(small_disk: Path) -> None:
 def test_a_full_disk_while_converting(small_disk: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.random.default_rng(0).integers(0, 2**16, (64, 64, 64), dtype=np.uint16))
     with pytest.raises(StorageError, match="the disk is full"):
+        convert(str(tmp_path / "v.npy"), small_disk / "t.ome.zarr", voxel_size=VoxelSize((1, 1, 1)), force=True)
+    assert not list(small_disk.iterdir())
+    with pytest.raises(PlanError, match=r"has 0\.3 MB free"):
         convert(str(tmp_path / "v.npy"), small_disk / "t.ome.zarr", voxel_size=VoxelSize((1, 1, 1)))
     assert not list(small_disk.iterdir())
 
