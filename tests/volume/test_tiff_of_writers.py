@@ -107,7 +107,7 @@ def write_ome_files(folder: Path, planes: list[int], *, size: bool = True) -> li
     z = 0
     for name, mark, count in zip(names, marks, planes, strict=True):
         text = (
-            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{mark}"><Image ID="Image:0"><Pixels'
+            f'<OME UUID="{mark}"><Image ID="Image:0"><Pixels'
             f' ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="23" SizeY="17" SizeZ="{sum(planes)}" SizeC="1"'
             f' SizeT="1" {stated}><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{data}</Pixels></Image></OME>'
         )
