@@ -30,6 +30,7 @@ from distributed.security import Security
 
 from cluster.closed import ClosedScheduler
 from cluster.local import PORT_TAKEN, TERMINATE_SHARE, Workers, dashboard_address, interrupts_held
+from cluster.lookout import Lookout
 from cluster.quoting import quote
 from cluster.security import folder_of, temporary_credentials
 from cluster.silence import LONGEST_TICK_SECONDS, SILENT_SECONDS, Silence
@@ -234,40 +235,17 @@ class _Seen:
     reported: bool = False
 
 
-class Watch:
-    """Looks after the processes, in the cluster's own event loop: what ended, or does not answer, is replaced.
+class Watch(Lookout):
+    """Looks after the processes: what ended, or does not answer, is replaced."""
 
-    wanted : how many there shall be. say : told what a person should know. verdict : why it gave up, "" before that.
-    """
+    cluster: LocalProcesses
+    looks_after = "the workers"
 
     def __init__(self, cluster: LocalProcesses, wanted: int, say: Callable[[str], None]) -> None:
-        self.cluster = cluster
-        self.wanted = wanted
-        self.say = say
-        self.verdict = ""
+        super().__init__(cluster, wanted, say)
         self._seen: dict[str, _Seen] = {}
         self._failures = 0
         self._retry_at = 0.0
-        self._stop = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Start the processes and look after them from then on."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """Nothing is started after this."""
-        self._stop.set()
-        if self._task is not None:
-            await self._task
-
-    async def _run(self) -> None:
-        try:
-            await self._look_again_and_again()
-        except Exception as error:  # noqa: BLE001  whoever waits for workers must hear of it
-            self.verdict = f"The watch over the workers failed ({type(error).__name__}: {error})."
-        if self.verdict:  # nobody is coming: who waits for a result is told at once
-            await self.cluster.scheduler.close(reason="no workers")
 
     async def _look_again_and_again(self) -> None:
         before = time.monotonic()

@@ -19,6 +19,7 @@ from typing import Any
 
 from distributed.core import rpc
 
+from cluster.lookout import Lookout
 from cluster.quoting import quote
 from cluster.silence import SILENT_SECONDS, Silence
 from cluster.slurm import State
@@ -55,20 +56,18 @@ REASONS = {
 """SLURM's words for why a job waits, by their beginning, and ours."""
 
 
-class Watch:
+class Watch(Lookout):
     """Looks after the jobs of a cluster, in the cluster's own event loop.
 
-    wanted : how many jobs there shall be. say : told what a person should know.
-    verdict : why it gave up, "" while it goes on. lost : what became of the last jobs that were lost.
+    wanted : how many jobs there shall be. lost : what became of the last jobs that were lost.
     waiting_for : what the jobs do while no worker is there. counts : jobs by state when SLURM was asked last, and
     under "lost" those that ended under their workers.
     """
 
+    looks_after = "the jobs of workers"
+
     def __init__(self, cluster: Any, wanted: int, say: Callable[[str], None]) -> None:
-        self.cluster = cluster
-        self.wanted = wanted
-        self.say = say
-        self.verdict = ""
+        super().__init__(cluster, wanted, say)
         self.lost: deque[str] = deque(maxlen=3)
         self.waiting_for = "SLURM has not answered yet"
         self.counts: Counter[str] = Counter()
@@ -79,18 +78,6 @@ class Watch:
         self._accepted = False
         self._silences: dict[str, Silence] = {}
         self._endings: set[asyncio.Task[None]] = set()
-        self._stop = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Submit the first jobs and look after them from then on."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """No more jobs after this."""
-        self._stop.set()
-        if self._task is not None:
-            await self._task
 
     async def forget(self) -> None:
         """Nothing is left of the jobs: what SLURM was told to end needs no farewell from each worker."""
@@ -98,14 +85,6 @@ class Watch:
             await job.drop()
         self.cluster.workers.clear()
         self.cluster.worker_spec.clear()
-
-    async def _run(self) -> None:
-        try:
-            await self._look_again_and_again()
-        except Exception as error:  # noqa: BLE001  whoever waits for workers must hear of it
-            self.verdict = f"The watch over the jobs of workers failed ({type(error).__name__}: {error})."
-        if self.verdict:  # nobody is coming: who waits for a result is told at once
-            await self.cluster.scheduler.close(reason="no workers")
 
     async def _look_again_and_again(self) -> None:
         said = time.monotonic()

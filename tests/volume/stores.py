@@ -10,6 +10,9 @@ import numpy.typing as npt
 import pytest
 import zarr
 
+from pipeline.errors import VoxcaliperError
+from pipeline.volume.opening import open_volume
+
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
@@ -19,6 +22,16 @@ def shared(path: str) -> Path:
     if not found.exists():
         pytest.skip(f"the shared data {path} are not beside this checkout")
     return found
+
+
+def refused(location: str | Path, **options: Any) -> str:
+    """The one sentence with which a volume is refused."""
+    with pytest.raises(VoxcaliperError) as caught:
+        open_volume(str(location), **options)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert said.endswith(".")
+    return said
 
 
 def grey(shape: tuple[int, ...] = (7, 10, 13), dtype: npt.DTypeLike = "uint16", seed: int = 0) -> npt.NDArray[Any]:

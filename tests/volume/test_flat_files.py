@@ -17,8 +17,8 @@ from pipeline.geometry import VoxelSize
 from pipeline.volume.opening import open_volume
 from tests.volume.formats import Voxels
 from tests.volume.servers import web_server
-from tests.volume.stores import grey
-from tests.volume.test_placed_files import check, refused
+from tests.volume.stores import grey, refused
+from tests.volume.test_placed_files import check
 
 VOXELS = grey((12, 17, 23), "uint16")
 

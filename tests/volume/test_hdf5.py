@@ -18,14 +18,15 @@ import hdf5plugin
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError, StorageError, VoxcaliperError
+from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, VoxelSize
 from pipeline.volume.fingerprint import fingerprint
 from pipeline.volume.opening import Volume, open_volume
 from tests.volume.formats import Voxels
 from tests.volume.servers import web_server
-from tests.volume.stores import grey
+from tests.volume.stores import grey, refused
 from tests.volume.test_memory import SLACK, peak_bytes
+from tests.volume.test_placed_files import check
 
 VOXELS = grey((12, 17, 23), "uint16")
 UM = (3.0, 0.7, 0.5)
@@ -35,23 +36,6 @@ def write(path: Path, inside: str = "exchange/data", voxels: Voxels = VOXELS, **
     """A data set in a file that stays open."""
     file = h5py.File(path, "a")
     return file.create_dataset(inside, data=voxels, **options)
-
-
-def refused(location: Path | str) -> str:
-    with pytest.raises(VoxcaliperError) as caught:
-        open_volume(str(location))
-    said = str(caught.value)
-    assert "\n" not in said
-    assert said.endswith(".")
-    return said
-
-
-def check(location: Path | str, voxels: Voxels = VOXELS) -> Volume:
-    volume = open_volume(str(location))
-    read = volume.read(volume.box)
-    assert read.dtype == voxels.dtype.newbyteorder("=")
-    np.testing.assert_array_equal(read, voxels)
-    return volume
 
 
 def test_a_path_behind_the_name_of_the_file(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.geometry import Box, VoxelSize
 from pipeline.volume import volumes
 from pipeline.volume.opening import Volume, open_volume
 from tests.volume.layouts import write_n5_array
-from tests.volume.stores import grey, shared, write_ome_zarr
+from tests.volume.stores import grey, refused, shared, write_ome_zarr
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "uint32", "int64", "float32", ">u2"])
@@ -196,12 +196,6 @@ def test_identity_has_the_order_of_the_axes(tmp_path: Path, kind: str) -> None:
     after = open_volume(str(path))
     np.testing.assert_array_equal(after.read(after.box), before.read(before.box).T)
     assert after.identity() != before.identity()
-
-
-def refused(location: Path | str, **options: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        open_volume(str(location), **options)
-    return str(caught.value)
 
 
 def test_refusals_say_what_is_there(tmp_path: Path) -> None:

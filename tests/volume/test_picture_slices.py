@@ -11,18 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import StorageError, VoxcaliperError
+from pipeline.errors import StorageError
 from pipeline.volume.opening import open_volume
 from tests.volume.formats import picture_slices
-from tests.volume.stores import grey
+from tests.volume.stores import grey, refused
 
 VOXELS = grey((12, 17, 23), "uint8")
-
-
-def refused(location: Path) -> str:
-    with pytest.raises(VoxcaliperError) as caught:
-        open_volume(str(location))
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

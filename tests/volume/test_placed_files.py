@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from pipeline.errors import InputError, StorageError, VoxcaliperError
+from pipeline.errors import InputError, StorageError
 from pipeline.geometry import Box, VoxelSize
 from pipeline.placement import UPRIGHT
 from pipeline.volume import inflated
@@ -23,7 +23,7 @@ from pipeline.volume.fingerprint import fingerprint
 from pipeline.volume.opening import Volume, open_volume
 from tests.volume.formats import Voxels
 from tests.volume.servers import web_server
-from tests.volume.stores import grey
+from tests.volume.stores import grey, refused
 
 VOXELS = grey((12, 17, 23), "uint16")
 TAKEN_FOR_MM = "does not say in which unit its voxel size is, so it is taken for mm"
@@ -70,15 +70,6 @@ def check(location: Path | str, voxels: Voxels = VOXELS) -> Volume:
         assert read.dtype == voxels.dtype.newbyteorder("=")
         np.testing.assert_array_equal(read, voxels[box.slices])
     return volume
-
-
-def refused(location: Path | str) -> str:
-    with pytest.raises(VoxcaliperError) as caught:
-        open_volume(str(location))
-    said = str(caught.value)
-    assert "\n" not in said
-    assert said.endswith(".")
-    return said
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -24,7 +24,7 @@ from pipeline.volume.slice_names import check_names, natural
 from pipeline.volume.web_index import page_at
 from tests.volume.formats import jpeg2000, jpeg2000_slices, tiff_slices
 from tests.volume.servers import Server, s3_bucket, web_server
-from tests.volume.stores import grey
+from tests.volume.stores import grey, refused
 
 VOXELS = grey((12, 20, 30), "uint16")
 LAST = Box((11, 0, 0), (12, 20, 30))
@@ -33,13 +33,6 @@ LAST = Box((11, 0, 0), (12, 20, 30))
 @pytest.fixture
 def stack(tmp_path: Path) -> Path:
     return jpeg2000_slices(tmp_path / "stack", VOXELS)
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        open_volume(str(folder))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])

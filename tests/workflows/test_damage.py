@@ -254,41 +254,15 @@ FEW_KIBIBYTES = (4, 8, 16, 24, 40, 64, 100, 200, 450, 600, 700, 800)
 def test_a_full_disk(mask: Path, whole: Path, scheduler: str, disk: Disk, tmp_path: Path, kibibytes: int) -> None:
     disk.resize(kibibytes)
     run = disk.path / "run"
-    done = voxcaliper(
-        tmp_path,
-        "thickness",
-        mask,
-        "--run",
-        run,
-        "--block-shape",
-        "16",
-        "--scheduler",
-        scheduler,
-        "--unencrypted",
-        "--quiet",
-    )
-    message = done.failure()
+    there = ("--scheduler", scheduler, "--unencrypted", "--quiet")
+    begin = ("thickness", mask, "--run", run, "--block-shape", "16", *there)
+    message = voxcaliper(tmp_path, *begin).failure()
     assert "full" in message or "No space left" in message
     assert "make room" in message
     assert not (run / "provenance.json").exists()
     finished = {stage: receipts(run, stage) for stage in STAGES}
     disk.resize(64 * 1024)
-    if (run / "run.json").exists():
-        done = voxcaliper(tmp_path, "resume", run, "--scheduler", scheduler, "--unencrypted", "--quiet")
-    else:
-        done = voxcaliper(
-            tmp_path,
-            "thickness",
-            mask,
-            "--run",
-            run,
-            "--block-shape",
-            "16",
-            "--scheduler",
-            scheduler,
-            "--unencrypted",
-            "--quiet",
-        )
+    done = voxcaliper(tmp_path, *(("resume", run, *there) if (run / "run.json").exists() else begin))
     assert (done.code, done.err) == (0, ""), done
     assert results(run) == results(whole)
     stages = json.loads((run / "provenance.json").read_text("utf-8"))["stages"]

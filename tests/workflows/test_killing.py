@@ -226,20 +226,8 @@ def test_the_scheduler_dies(
     run = tmp_path / "run"
     with started_scheduler(tmp_path / "scheduler", workers=1) as processes:
         address = processes.address
-        arguments = (
-            tmp_path,
-            "thickness",
-            mask,
-            "--run",
-            run,
-            "--block-shape",
-            "16",
-            "--scheduler",
-            address,
-            "--unencrypted",
-            "--quiet",
-        )
-        with running(*arguments) as command:
+        there = ("--scheduler", address, "--unencrypted", "--quiet")
+        with running(tmp_path, "thickness", mask, "--run", run, "--block-shape", "16", *there) as command:
             command.wait_until(well_into(run, "mask"))
             processes.scheduler.kill()
             message = command.finished().failure()
