@@ -13,15 +13,13 @@ a convention states it with its unit: element_size_um, or pixel sizes or coordin
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import lru_cache, partial
-from typing import Any
+from itertools import pairwise, product
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -32,24 +30,24 @@ from pipeline.geometry import Box, Index, VoxelSize
 from pipeline.placement import Position
 from pipeline.volume.axes import as_zyx, in_order, stored_axes, stored_selection
 from pipeline.volume.choice import Choice, positions
+from pipeline.volume.hdf5_file import KNOWN_BYTES, OpenedFile, library_of, unreadable
 from pipeline.volume.hdf5_limits import check_chunks
-from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
+from pipeline.volume.hdf5_metadata import axis_names, stated_voxel_size
 from pipeline.volume.patience import in_time, patiently, reason
-from pipeline.volume.ranged import RangedFile
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.volumes import Volume
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx", ".nx5")
 OWN_BYTES = 16 * 2**20
 """What HDF5 and the memory allocator take beside that (measured: 8 MiB)."""
-HDF4 = b"\x0e\x03\x13\x01"
-CACHE_BYTES = 2**20
-"""Of chunks that HDF5 keeps of an open data set."""
 MOST_LOOKED_AT = 10_000
 """Objects of a file that are looked at for one with three axes."""
 MOST_COUNTED = 1_000_000
 """Chunks up to which it is counted how many are stored."""
 FILTERS = {32001: "Blosc", 32004: "LZ4", 32008: "bitshuffle", 32013: "ZFP", 32015: "Zstandard", 32026: "Blosc2"}
+
+Selection = tuple[slice | int, ...]
+"""Of each stored axis a stretch, or the one place where it is cut."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,30 @@ class Hdf5Array:
         return as_zyx(self.stored_axes, voxels)
 
     def _read(self, store: Store, box: Box) -> tuple[npt.NDArray[Any], dict[str, int]]:
-        with _file(store) as file:
-            dataset = _dataset(file, self.array_path, self.location)
-            selection = stored_selection(self.stored_axes, box, self.at)
-            check_chunks(dataset, selection)
-            return dataset[selection], _source_files(dataset, self.location)
+        opened = OpenedFile(store)
+        selection = stored_selection(self.stored_axes, box, self.at)
+        if "://" not in self.location:
+            return opened.use(lambda file: (self._voxels(file, selection), self._sources(file)))
+        parts = opened.use(lambda file: list(_parts(_dataset(file, self.array_path, self.location), selection)))
+        found = [
+            (part.place, opened.use(partial(self._voxels, selection=part.selection), wanted=part.wanted))
+            for part in parts
+        ]
+        if len(found) == 1:
+            return found[0][1], {}
+        voxels = np.empty([s.stop - s.start for s in selection if isinstance(s, slice)], found[0][1].dtype)
+        for place, values in found:
+            voxels[place] = values
+        return voxels, {}
+
+    def _voxels(self, file: Any, selection: Selection) -> npt.NDArray[Any]:
+        dataset = _dataset(file, self.array_path, self.location)
+        check_chunks(dataset, selection)
+        found: npt.NDArray[Any] = dataset[selection]
+        return found
+
+    def _sources(self, file: Any) -> dict[str, int]:
+        return _source_files(_dataset(file, self.array_path, self.location), self.location)
 
     def _check_unchanged(self, store: Store, sources: dict[str, int] | None = None) -> None:
         found = store.stat("")
@@ -119,9 +136,41 @@ class Hdf5Array:
         store = open_store(self.location)
         if self.sources_sha256 == _digest({}) or store.stat("") != self.opened:
             return None
-        with _file(store) as file:
-            named = _marks(_source_files(_dataset(file, self.array_path, self.location), self.location))
+        named = _marks(OpenedFile(store).use(self._sources))
         return iter([("", self.opened), *((name, stat) for name, stat in named.items() if stat is not None)])
+
+
+class Part(NamedTuple):
+    """What is read at a time. place : in the result. wanted : the bytes that hold it, as far as they are known."""
+
+    selection: Selection
+    place: tuple[slice, ...]
+    wanted: range
+
+
+def _parts(dataset: Any, selection: Selection) -> Iterator[Part]:
+    """What a selection holds of each chunk, or of each layer along the slowest axis of what lies in one piece."""
+    sides = dataset.chunks or (1, *dataset.shape[1:])
+    cuts: list[list[tuple[slice | int, slice]]] = []
+    for part, side in zip(selection, sides, strict=True):
+        if isinstance(part, int):
+            cuts.append([(part, slice(0))])
+            continue
+        borders = [part.start, *range((part.start // side + 1) * side, part.stop, side), part.stop]
+        cuts.append([(slice(a, b), slice(a - part.start, b - part.start)) for a, b in pairwise(borders)])
+    offset = None if dataset.chunks else dataset.id.get_offset()
+    for pieces in product(*cuts):
+        chosen = tuple(piece for piece, _ in pieces)
+        place = tuple(where for piece, where in pieces if isinstance(piece, slice))
+        yield Part(chosen, place, range(0) if offset is None else _stretch(dataset, offset, chosen))
+
+
+def _stretch(dataset: Any, offset: int, selection: Selection) -> range:
+    """The bytes from the first to the last voxel of a selection of what lies in one piece."""
+    first = [s if isinstance(s, int) else s.start for s in selection]
+    last = [s if isinstance(s, int) else s.stop - 1 for s in selection]
+    start, stop = (int(np.ravel_multi_index(index, dataset.shape)) for index in (first, last))
+    return range(offset + start * dataset.dtype.itemsize, offset + (stop + 1) * dataset.dtype.itemsize)
 
 
 def find_hdf5(store: Store) -> Callable[[int, Position | None, Choice], Volume] | None:
@@ -157,14 +206,16 @@ def _open(location: str, path: str, level: int, voxel_size_um: Position | None, 
 
 
 def _describe(store: Store, path: str, stat: ObjectStat, voxel_size_um: Position | None, choice: Choice) -> Volume:
+    def look(file: Any) -> Volume:
+        found = _path_of_volume(store.location, file, path)
+        return _volume(store.location, found, _dataset(file, found, store.location), stat, voxel_size_um, choice)
+
     try:
-        with _file(store) as file:
-            path = _path_of_volume(store.location, file, path)
-            return _volume(store.location, path, _dataset(file, path, store.location), stat, voxel_size_um, choice)
+        return OpenedFile(store).use(look)
     except VoxcaliperError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise _unreadable(store, error) from None
+        raise unreadable(store, error) from None
 
 
 def _volume(
@@ -179,7 +230,7 @@ def _volume(
     _check_sources(where, dataset, files, sources, warnings)
     _check_filters(where, dataset)
     _check_stored(location, where, dataset, warnings)
-    names = _axis_names(dataset)
+    names = axis_names(dataset)
     cut = positions(where, dataset.shape, names, choice)
     axes = stored_axes(where, cut.shape, names)
     chunks = _chunks(dataset)
@@ -193,7 +244,7 @@ def _volume(
         dtype=dtype.name,
         chunk_shape=chunk_shape,
         shard_shape=shape,
-        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else _voxel_size(dataset, axes, warnings, where),
+        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else stated_voxel_size(dataset, axes, warnings, where),
         placement=None,
         level=0,
         level_count=1,
@@ -202,51 +253,16 @@ def _volume(
         fill_value=0,
         metadata_sha256=hashlib.sha256(repr(layout).encode()).hexdigest(),
         # A chunk as stored, a buffer that deflate doubles while it grows, and one between two filters.
-        decode_bytes=5 * math.prod(chunks) * dtype.itemsize + OWN_BYTES,
+        decode_bytes=5 * math.prod(chunks) * dtype.itemsize
+        + OWN_BYTES
+        + ("://" in location) * (KNOWN_BYTES + 2 * math.prod(dataset.chunks or dataset.shape[1:]) * dtype.itemsize),
         warnings=tuple(warnings),
         selection=cut.selection,
     )
 
 
-def _library(location: str) -> Any:
-    try:
-        import h5py  # an extra
-    except ImportError as error:
-        raise InputError(f"{location} is HDF5, which needs h5py: pip install 'voxcaliper[hdf5]'.") from error
-    return h5py
-
-
-@contextmanager
-def _file(store: Store) -> Iterator[Any]:
-    """The open file. Raises InputError where it is none, or needs what is not installed."""
-    library = _library(store.location)
-    try:
-        if "://" in store.location:
-            file = library.File(RangedFile(store).buffered(), "r", rdcc_nbytes=CACHE_BYTES)
-        else:
-            file = library.File(store.location, "r", rdcc_nbytes=CACHE_BYTES, locking=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise _unreadable(store, error) from None
-    with file:
-        yield file
-
-
-def _unreadable(store: Store, error: Exception) -> VoxcaliperError | OSError:
-    """What is said of an error of the library; an error of the disk or the store stays what it is."""
-    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
-        return error
-    if isinstance(error, OSError) and "://" not in store.location and _is_hdf4(store.location):
-        return InputError(f"{store.location} is HDF4, which is not read; convert it with h4toh5.")
-    return InputError(f"{store.location} is not a readable HDF5 file ({reason(error)}).")
-
-
-def _is_hdf4(location: str) -> bool:
-    with open(location, "rb") as file:
-        return file.read(len(HDF4)) == HDF4
-
-
 def _dataset(file: Any, path: str, location: str) -> Any:
-    library = _library(location)
+    library = library_of(location)
     access = library.h5p.create(library.h5p.DATASET_ACCESS)
     access.set_efile_prefix(b"${ORIGIN}")  # else names of further files are looked for in the folder of this process
     found = library.Dataset(library.h5d.open(file.id, path.encode(), access))
@@ -257,7 +273,7 @@ def _dataset(file: Any, path: str, location: str) -> Any:
 
 def _path_of_volume(location: str, file: Any, path: str) -> str:
     """The path itself where a data set lies there; else of the only volume below it, or of NeXus' default."""
-    library = _library(location)
+    library = library_of(location)
     where = f"{location}/{path}" if path else location
     try:
         node = file[path] if path else file
@@ -373,9 +389,8 @@ def _check_sources(
         named.add((source.file_name, source.dset_name))
     for file_name, dset_name in sorted(named):
         source_file = os.path.join(folder, file_name) if file_name != "." else dataset.file.filename
-        with _file(open_store(source_file)) as file:
-            if dset_name not in file:
-                raise StorageError(f"{where} has voxels in {source_file}, which holds no {dset_name}; fetch it again.")
+        if not OpenedFile(open_store(source_file)).use(partial(_holds, path=dset_name)):
+            raise StorageError(f"{where} has voxels in {source_file}, which holds no {dset_name}; fetch it again.")
     if mapped < dataset.size:
         warnings.append(
             f"{where} is put together of files that hold {mapped:,} of its {dataset.size:,} voxels; the others read as"
@@ -383,9 +398,13 @@ def _check_sources(
         )
 
 
+def _holds(file: Any, path: str) -> bool:
+    return path in file
+
+
 def _check_filters(where: str, dataset: Any) -> None:
     """Raise InputError where a chunk cannot be decoded; filters of others come with hdf5plugin, where it is there."""
-    library = _library(where)
+    library = library_of(where)
     if dataset.chunks is None:
         return
     for number, name in _filters(dataset):
@@ -441,102 +460,8 @@ def _chunks(dataset: Any) -> tuple[int, ...]:
     if dataset.is_virtual and (sources := dataset.virtual_sources()):
         folder = os.path.dirname(os.path.abspath(dataset.file.filename))
         first = dataset.file.filename if sources[0].file_name == "." else os.path.join(folder, sources[0].file_name)
-        with _file(open_store(first)) as file:
-            chunks = tuple(map(int, file[sources[0].dset_name].chunks or ()))
+        chunks = OpenedFile(open_store(first)).use(lambda file: tuple(file[sources[0].dset_name].chunks or ()))
         if chunks:
             chunks = ((1,) * dataset.ndim + chunks)[-dataset.ndim :]
             return tuple(min(n, side) for n, side in zip(dataset.shape, chunks, strict=True))
     return (*(1,) * (dataset.ndim - 1), int(dataset.shape[-1]))
-
-
-def _axis_names(dataset: Any) -> list[str]:
-    """In stored order, by axistags, labels of dimensions or NeXus; else z, y, x among the axes longer than 1."""
-    ndim = len(dataset.shape)
-    for stated in (_axistags(dataset), [dimension.label for dimension in dataset.dims], _nexus_axes(dataset)):
-        names = [name.lower() for name in stated]
-        if len(names) == ndim and {"z", "y", "x"} <= set(names):
-            return names
-    long = [n for n, length in enumerate(dataset.shape) if length != 1]
-    spatial = long if len(long) == 3 else list(range(ndim))[-3:]
-    names = list(map(str, range(ndim)))
-    for n, name in zip(spatial, "zyx"[-len(spatial) :] if spatial else "", strict=True):
-        names[n] = name
-    return names
-
-
-def _axistags(dataset: Any) -> list[str]:
-    try:
-        return [str(axis["key"]) for axis in json.loads(dataset.attrs["axistags"])["axes"]]
-    except (KeyError, TypeError, ValueError):
-        return []
-
-
-def _nexus_axes(dataset: Any) -> list[str]:
-    """The names of the coordinates in the group around a signal; those of its own attribute in old files."""
-    stated = dataset.parent.attrs.get("axes", dataset.attrs.get("axes", ()))
-    if isinstance(stated, str | bytes):
-        text = stated if isinstance(stated, str) else stated.decode(errors="replace")
-        return text.strip("[]").replace(",", ":").split(":")
-    return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in stated]
-
-
-def _voxel_size(dataset: Any, axes: str, warnings: list[str], where: str) -> VoxelSize | None:
-    """Where all three axes and their unit are stated."""
-    stated = dataset.attrs.get("element_size_um")
-    if stated is not None:
-        sides = _numbers(stated)
-        if len(sides) == len(axes) > 3:
-            sides = list(in_order(axes, sides))
-        if len(sides) == 3 and all(math.isfinite(side) and side > 0 for side in sides):
-            return voxel_size_of([plain_decimal(side) for side in sides], [Decimal(1)] * 3)
-        warnings.append(
-            f"{where} has an element_size_um that is no voxel size ({', '.join(map(str, sides))}), so it is left out;"
-            " give --voxel-size-um."
-        )
-        return None
-    for lengths in (_pixel_sizes(dataset), _spacings(dataset, axes)):
-        if lengths is not None and all(lengths):
-            return voxel_size_of(lengths, [Decimal(1)] * 3)
-    return None
-
-
-def _pixel_sizes(dataset: Any) -> list[Decimal | None] | None:
-    """x_pixel_size and so on of the group around a data set, each with its units, in µm (z, y, x)."""
-    return [_length(dataset.parent.get(f"{axis}_pixel_size")) for axis in "zyx"]
-
-
-def _length(node: Any) -> Decimal | None:
-    unit = _unit(node)
-    values = _numbers(node[()]) if unit is not None else []
-    return plain_decimal(values[0]) * unit if unit is not None and len(values) == 1 and values[0] > 0 else None
-
-
-def _spacings(dataset: Any, axes: str) -> list[Decimal | None] | None:
-    """Of NeXus' coordinates of voxels, where they are evenly spaced, in µm (z, y, x)."""
-    names = _nexus_axes(dataset)
-    if len(names) != len(axes):
-        return None
-    found: list[Decimal | None] = []
-    for name, length in zip(in_order(axes, names), in_order(axes, dataset.shape), strict=True):
-        node = dataset.parent.get(str(name))
-        unit = _unit(node)
-        values = np.asarray(_numbers(node[()]) if unit is not None and node.size == length > 1 else [], np.float64)
-        steps = np.diff(values)
-        even = len(steps) and steps[0] != 0 and np.allclose(steps, steps[0], rtol=1e-4, atol=0)
-        side = abs(values[-1] - values[0]) / (length - 1) if even else 0.0
-        found.append(plain_decimal(float(side)) * unit if even and unit is not None else None)
-    return found
-
-
-def _unit(node: Any) -> Decimal | None:
-    if not hasattr(node, "dtype") or node.dtype.kind not in "iuf":
-        return None
-    stated = node.attrs.get("units", b"")
-    return unit_um(stated if isinstance(stated, str) else np.asarray(stated, "S").item().decode(errors="replace"))
-
-
-def _numbers(stated: Any) -> list[float]:
-    try:
-        return [float(value) for value in np.ravel(np.asarray(stated, np.float64))]
-    except (TypeError, ValueError):
-        return []

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 
 from pipeline.volume.limits import open_regular
 from pipeline.volume.patience import in_time
+from pipeline.volume.read_only_file import ReadOnlyFile
 from pipeline.volume.stores import Store
 
 HEADER_BYTES = 64 * 2**10
@@ -20,11 +21,12 @@ LARGEST_READ = 2**30
 """Of one call of the operating system, which may not read more than two GiB."""
 
 
-class RangedFile(io.RawIOBase):
+class RangedFile(ReadOnlyFile):
     """An object of a store as a file, read only. key : "" for the location of the store itself."""
 
     def __init__(self, store: Store, key: str = "") -> None:
-        self.store, self._key, self._position, self._descriptor = store, key, 0, -1
+        super().__init__(0)
+        self.store, self._key, self._descriptor = store, key, -1
         if "://" not in store.location:
             path = os.path.join(store.location, key) if key else store.location
             try:
@@ -71,24 +73,6 @@ class RangedFile(io.RawIOBase):
         content = self.read_at(self._position, self.size - self._position)
         self._position += len(content)
         return content
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        """As of any file."""
-        return self._position
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
 
     def close(self) -> None:
         """Lets go of the file; so does the end of the object."""

@@ -7,7 +7,6 @@ archive that was replaced is told by the head of a member, and its directory is 
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import struct
 import zipfile
@@ -21,6 +20,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from pipeline.volume.bounded import BARE, inflated
 from pipeline.volume.limits import check_whole
+from pipeline.volume.read_only_file import ReadOnlyFile
 from pipeline.volume.stored_objects import ObjectStat, Store
 
 SUFFIXES = (".zip", ".ozx")
@@ -189,10 +189,10 @@ class ZipZarr(zarr.abc.store.Store):
             yield name
 
     async def set(self, key: str, value: Buffer) -> None:
-        raise NotImplementedError
+        raise PermissionError(f"{self._location} is only read")
 
     async def delete(self, key: str) -> None:
-        raise NotImplementedError
+        raise PermissionError(f"{self._location} is only read")
 
 
 def _bounds(wanted: ByteRequest | None, size: int) -> tuple[int, int]:
@@ -213,35 +213,21 @@ class _EarlierError(Exception):
         self.position = position
 
 
-class _Tail(io.RawIOBase):
+class _Tail(ReadOnlyFile):
     """A file of which only the end is known."""
 
     def __init__(self, size: int, content: bytes) -> None:
-        self._size, self._content, self._position = size, content, 0
+        super().__init__(size)
+        self._content = content
 
     def readinto(self, buffer: Any) -> int:
-        before = self._size - len(self._content)
+        before = self.size - len(self._content)
         if self._position < before:
             raise _EarlierError(self._position)
         part = self._content[self._position - before :][: len(buffer)]
         buffer[: len(part)] = part
         self._position += len(part)
         return len(part)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence] + offset
-        if self._position < 0:
-            raise OSError("before the beginning")
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
 
 def _members_of(tail: _Tail) -> dict[str, Member]:

@@ -339,3 +339,42 @@ def test_memory_that_the_library_takes(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "v.h5")], capture_output=True, check=True)
     assert int(done.stdout) <= 0
+
+
+GARBAGE = """
+import gc, sys
+import h5py
+from pipeline.geometry import Box
+from pipeline.volume.opening import open_volume
+path, address = sys.argv[1:]
+for _ in range(10):
+    for _ in range(20):
+        file = h5py.File(path, "r")
+        ring = [file, file["exchange/data"]]
+        ring.append(ring)
+    gc.set_threshold(100, 1, 1)
+    volume = open_volume(address + "/exchange/data")
+    volume.read(Box((0, 0, 0), volume.shape))
+    gc.set_threshold(700, 10, 10)
+"""
+
+
+def test_garbage_that_any_thread_collects_stops_no_read_from_afar(tmp_path: Path) -> None:
+    """The thread that brings the bytes waits for HDF5 where it collects what belongs to it."""
+    write(tmp_path / "v.h5", chunks=(5, 8, 8), compression="gzip").file.close()
+    with web_server(tmp_path) as server:
+        command = [sys.executable, "-c", GARBAGE, str(tmp_path / "v.h5"), f"{server.url}/v.h5"]
+        subprocess.run(command, check=True, timeout=120, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("chunks", [None, (5, 8, 8), (1, 17, 23), (12, 17, 1)])
+def test_any_box_from_afar(tmp_path: Path, chunks: tuple[int, int, int] | None) -> None:
+    """In one piece: a request for each layer, not for each line."""
+    write(tmp_path / "v.h5", chunks=chunks).file.close()
+    write(tmp_path / "v.h5", "four", np.stack([VOXELS, VOXELS + 1]), chunks=chunks and (1, *chunks)).file.close()
+    with web_server(tmp_path) as server:
+        volume = open_volume(f"{server.url}/v.h5/exchange/data")
+        second = open_volume(f"{server.url}/v.h5/four", channel="1")
+        for box in (volume.box, Box((2, 3, 5), (9, 16, 22)), Box((11, 16, 22), (12, 17, 23))):
+            np.testing.assert_array_equal(volume.read(box), VOXELS[box.slices])
+            np.testing.assert_array_equal(second.read(box), VOXELS[box.slices] + 1)
