@@ -32,7 +32,7 @@ from pipeline.volume.axes import as_zyx, in_order, stored_axes, stored_selection
 from pipeline.volume.choice import Choice, positions
 from pipeline.volume.hdf5_file import KNOWN_BYTES, OpenedFile, library_of, unreadable
 from pipeline.volume.hdf5_limits import check_chunks
-from pipeline.volume.hdf5_metadata import axis_names, stated_voxel_size
+from pipeline.volume.hdf5_metadata import axis_names, in_space
 from pipeline.volume.patience import in_time, patiently, reason
 from pipeline.volume.stores import ObjectStat, Store, open_store
 from pipeline.volume.volumes import Volume
@@ -236,6 +236,7 @@ def _volume(
     chunks = _chunks(dataset)
     shape, chunk_shape = in_order(axes, dataset.shape), in_order(axes, chunks)
     layout = (shape, dtype.str, axes, dataset.chunks, dataset.compression, dataset.is_virtual)
+    stated, placement = in_space(dataset, axes, warnings, where)
     return Volume(
         location=location,
         array_path=path,
@@ -244,8 +245,9 @@ def _volume(
         dtype=dtype.name,
         chunk_shape=chunk_shape,
         shard_shape=shape,
-        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else stated_voxel_size(dataset, axes, warnings, where),
-        placement=None,
+        voxel_size=VoxelSize(voxel_size_um) if voxel_size_um else stated,
+        stated_voxel_size=stated,
+        placement=placement,
         level=0,
         level_count=1,
         format="HDF5",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.geometry import VoxelSize
+from pipeline.placement import Placement, Turn
 from pipeline.volume.axes import in_order
 from pipeline.volume.metadata import plain_decimal, unit_um, voxel_size_of
 
@@ -49,27 +50,34 @@ def _nexus_axes(dataset: Any) -> list[str]:
     return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in stated]
 
 
-def stated_voxel_size(dataset: Any, axes: str, warnings: list[str], where: str) -> VoxelSize | None:
-    """Where all three axes and their unit are stated."""
+def in_space(dataset: Any, axes: str, warnings: list[str], where: str) -> tuple[VoxelSize | None, Placement | None]:
+    """How large voxels are, where all axes and their unit are stated, and by coordinates of NeXus where they lie."""
     stated = dataset.attrs.get("element_size_um")
     if stated is not None:
         sides = _numbers(stated)
         if len(sides) == len(axes) > 3:
             sides = list(in_order(axes, sides))
         if len(sides) == 3 and all(math.isfinite(side) and side > 0 for side in sides):
-            return voxel_size_of([plain_decimal(side) for side in sides], [Decimal(1)] * 3)
+            return voxel_size_of([plain_decimal(side) for side in sides], [Decimal(1)] * 3), None
         warnings.append(
             f"{where} has an element_size_um that is no voxel size ({', '.join(map(str, sides))}), so it is left out;"
             " give --voxel-size-um."
         )
-        return None
-    for lengths in (_pixel_sizes(dataset), _spacings(dataset, axes)):
-        if lengths is not None and all(lengths):
-            return voxel_size_of(lengths, [Decimal(1)] * 3)
-    return None
+        return None, None
+    lengths = _pixel_sizes(dataset)
+    along = _coordinates(dataset, axes)
+    if not all(lengths) and along is None:
+        return None, None
+    known: list[Decimal | None] = lengths if all(lengths) else [abs(step) for _, step in along or ()]
+    voxel_size = voxel_size_of(known, [Decimal(1)] * 3)
+    if along is None:
+        return voxel_size, None
+    z, y, x = (float(first) for first, _ in along)
+    back = [step < 0 for _, step in along]
+    return voxel_size, Placement((z, y, x)).turned(Turn((0, 1, 2), (back[0], back[1], back[2])))
 
 
-def _pixel_sizes(dataset: Any) -> list[Decimal | None] | None:
+def _pixel_sizes(dataset: Any) -> list[Decimal | None]:
     """x_pixel_size and so on of the group around a data set, each with its units, in µm (z, y, x)."""
     return [_length(dataset.parent.get(f"{axis}_pixel_size")) for axis in "zyx"]
 
@@ -80,20 +88,23 @@ def _length(node: Any) -> Decimal | None:
     return plain_decimal(values[0]) * unit if unit is not None and len(values) == 1 and values[0] > 0 else None
 
 
-def _spacings(dataset: Any, axes: str) -> list[Decimal | None] | None:
-    """Of NeXus' coordinates of voxels, where they are evenly spaced, in µm (z, y, x)."""
+def _coordinates(dataset: Any, axes: str) -> list[tuple[Decimal, Decimal]] | None:
+    """NeXus' coordinates of voxels as first one and step, µm (z, y, x); None where they are not evenly spaced."""
     names = _nexus_axes(dataset)
     if len(names) != len(axes):
         return None
-    found: list[Decimal | None] = []
+    found = []
     for name, length in zip(in_order(axes, names), in_order(axes, dataset.shape), strict=True):
         node = dataset.parent.get(str(name))
         unit = _unit(node)
-        values = np.asarray(_numbers(node[()]) if unit is not None and node.size == length > 1 else [], np.float64)
+        if unit is None or not node.size == length > 1:
+            return None
+        values = np.asarray(_numbers(node[()]), np.float64)
         steps = np.diff(values)
-        even = len(steps) and steps[0] != 0 and np.allclose(steps, steps[0], rtol=1e-4, atol=0)
-        side = abs(values[-1] - values[0]) / (length - 1) if even else 0.0
-        found.append(plain_decimal(float(side)) * unit if even and unit is not None else None)
+        if len(steps) != length - 1 or steps[0] == 0 or not np.allclose(steps, steps[0], rtol=1e-4, atol=0):
+            return None
+        step = plain_decimal(float((values[-1] - values[0]) / (length - 1)))
+        found.append((plain_decimal(float(values[0])) * unit, step * unit))
     return found
 
 

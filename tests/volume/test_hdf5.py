@@ -253,6 +253,20 @@ def test_voxel_sizes_of_nexus(tmp_path: Path, state: Callable[[Any], None]) -> N
     assert open_volume(str(tmp_path / "v.nxs")).voxel_size is None
 
 
+def test_coordinates_of_nexus_place_a_volume(tmp_path: Path) -> None:
+    """Those that fall run against their axis."""
+    dataset = write(tmp_path / "v.nxs", "entry/data/data")
+    coordinates(dataset.parent)
+    del dataset.parent["x"]
+    dataset.parent["x"] = 7.25 - 0.0005 * np.arange(23)
+    dataset.parent["x"].attrs["units"] = "mm"
+    dataset.file.close()
+    volume = open_volume(str(tmp_path / "v.nxs"))
+    assert volume.voxel_size == VoxelSize(UM)
+    assert volume.placement
+    assert (volume.origin_um, volume.placement.signs) == ((-3.0, -3.0, 7250.0), (1, 1, -1))
+
+
 def test_a_voxel_size_that_is_none(tmp_path: Path) -> None:
     dataset = write(tmp_path / "v.h5")
     dataset.attrs["element_size_um"] = [3, 0, 1.0]
