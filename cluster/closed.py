@@ -18,7 +18,7 @@ from tornado.routing import Router
 ROUTES = ("distributed.http.statics",)
 """Of Dask's routes beside the dashboard only style sheets and pictures: others show logs, arguments and stacks, or pass
 requests on to other ports."""
-PAGES = ("status", "tasks", "workers", "system", "profile", "groups")
+PAGES = ("status", "tasks", "workers", "system", "groups")
 """What Dask's pages link to at their top."""
 
 
