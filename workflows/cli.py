@@ -17,6 +17,7 @@ import typer
 from cluster.profile import Profile
 from pipeline.engine import Progress
 from pipeline.errors import InputError, VoxcaliperError
+from pipeline.geometry import VoxelSize
 from pipeline.plain_text import PlainLines, one_line
 from workflows import cluster_commands, comparison_commands
 from workflows.atlas.commands import atlas
@@ -280,7 +281,7 @@ def convert(
     The store is sharded and checksummed.
     Coarser levels hold the mean (grey, default), the most frequent value (--labels) or any (bool).
     """
-    from pipeline.volume.opening import Choice, open_volume
+    from pipeline.volume.opening import Choice
     from workflows.convert_volume import convert as convert_volume
 
     size = voxel_size_of(voxel_size_um)
@@ -288,7 +289,7 @@ def convert(
         convert_volume(
             source,
             target,
-            voxel_size=open_volume(source, voxel_size_um=size, channel=channel, time=time).voxel_size if size else None,
+            voxel_size=VoxelSize(size) if size and len(size) == 3 else size,
             block_shape=block_shape_of(block_shape),
             kind="labels" if labels else "auto",
             choice=Choice(channel=channel, time=time),

@@ -47,7 +47,7 @@ def convert(
     source: str,
     target: Path,
     *,
-    voxel_size: VoxelSize | None = None,
+    voxel_size: VoxelSize | tuple[float, float] | None = None,
     block_shape: Index | None = None,
     kind: Kind = "auto",
     choice: Choice = NOTHING_CHOSEN,
@@ -62,7 +62,7 @@ def convert(
         first plane to the last; of others, chunks at the borders of blocks may be decoded for each of them.
     target : must not exist. It appears when everything is written; until then the image is called TARGET.partial,
         which is removed when the conversion fails.
-    voxel_size : goes before the one the source states; one of them is needed.
+    voxel_size : goes before the one the source states; one of them is needed. Of one plane also (y, x) in µm.
     block_shape : shape of the shards (z, y, x); by default of `default_block_shape`.
     kind : the pyramid holds means (grey) or the most frequent values (labels); bool volumes always hold any.
         auto is grey for integers and floats. Labels that are stored as floats are written as int64: which of them
@@ -81,7 +81,7 @@ def convert(
         raise InputError(
             f"{draft} is there: another conversion is writing it, or one was stopped; in the second case remove it."
         )
-    given = voxel_size.um if voxel_size else None
+    given = voxel_size.um if isinstance(voxel_size, VoxelSize) else voxel_size
     opened = with_rotation_said(open_volume(source, voxel_size_um=given, **choice))
     check_chosen([opened], choice)
     if kind == "labels":
