@@ -361,7 +361,7 @@ def _in_space(
     order = [axes.index(axis if axis in axes else "y") for axis in "zyx"]
     scale, translation = ([values[i] for i in order] for values in placing)
     if "z" not in axes:
-        translation[0] = Decimal(0)
+        scale[0], translation[0] = abs(scale[0]), Decimal(0)
     if given and not all(scale):
         return None, None
     units = image.units_um(location, given is not None)
