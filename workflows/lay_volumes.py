@@ -57,7 +57,7 @@ def lay_volumes(
         found[what], said = _find(reference, volume, names, what, called, ignore_place=ignore_place)
         warned[what] = replace(volume, warnings=(*volume.warnings, *said))
         if found[what].box != reference.box:
-            _check_box(found[what].box, reference, names, what, box)
+            _check_box(found[what].box, reference, names, what, called, box)
     region = reference.box
     if box == "common":
         for one in found.values():
@@ -112,7 +112,9 @@ def _find(
     return found, (f"{names[0]} is turned while it is read: its axes ({axes}) run as z, y, x of {names[1]}.",)
 
 
-def _check_box(found: Box, reference: Volume, names: tuple[str, str], what: str, box: BoxChoice | None) -> None:
+def _check_box(
+    found: Box, reference: Volume, names: tuple[str, str], what: str, called: str, box: BoxChoice | None
+) -> None:  # fmt: skip
     """Raise InputError where a volume has another box and that does not do."""
     inside = all(a <= 0 and b >= n for a, b, n in zip(found.start, found.stop, reference.shape, strict=True))
     if box == "common" or (box == "reference" and (inside or what in CONTINUED)):
@@ -124,7 +126,7 @@ def _check_box(found: Box, reference: Volume, names: tuple[str, str], what: str,
         )
     sentence = (
         f"{_other_grid(names[0], found.shape, names[1], reference.shape)}, and its first voxel lies on voxel"
-        f" {found.start} (z, y, x) of the {names[1].split()[1]}"
+        f" {found.start} (z, y, x) of the {called}"
     )
     if box is None:
         outside = f"beside the {what} is background" if what in CONTINUED else f"the {what} must cover it"
