@@ -20,10 +20,10 @@ from pipeline.volume.volumes import Volume
 class LaidVolume(Volume):
     """A box of a turned volume; what of the box lies beside it is 0.
 
-    stored_volume : as it lies in its store. turn : of its axes. start : voxel of the turned volume (z, y, x) that is the
-    first one here, which may lie beside it.
+    stored_volume : as it lies in its store, with the objects there. turn : of its axes. start : voxel of the turned
+    volume (z, y, x) that is the first one here, which may lie beside it.
 
-    Chunks are as large as the stored ones, turned; where they begin is not said. Stored objects are those of the stored volume.
+    Chunks are as large as the stored ones, turned; where they begin is not said.
     """
 
     stored_volume: Volume
